@@ -1,0 +1,1 @@
+"""One module per toolkit, imported when one of its names is first used."""

@@ -1,0 +1,205 @@
+"""RobustBench made importable from its PyPI release, and checkpoints in its architectures.
+
+Importing this module is enough for `import robustbench` to work: release 1.1.1 asks for a module
+`autoattack`, which its dependency pyautoattack installs as `pyautoattack`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import tempfile
+import types
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..surrogate import without_wrappers
+
+FORMAT = 1
+
+
+def check_own_files() -> None:
+    """Raise if another package's files lie over RobustBench's.
+
+    The wheel of torchattacks 3.5.1 carries an old copy of it; whichever is installed last wins.
+    """
+    try:
+        files = metadata.files("robustbench") or []
+    except metadata.PackageNotFoundError:
+        raise ImportError("robustbench is not installed") from None
+    wrong = [str(file) for file in files if file.suffix == ".py" and file.hash and _digest(file) != file.hash.value]
+    if wrong:
+        raise ImportError(
+            f"{len(wrong)} of robustbench's files are missing or another package's ({wrong[0]}), most likely because "
+            "torchattacks' wheel holds an old copy: pip install --force-reinstall --no-deps robustbench"
+        )
+
+
+def _digest(file: metadata.PackagePath) -> str:
+    path = Path(file.locate())
+    content = path.read_bytes() if path.is_file() else b""
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+
+
+@contextmanager
+def _autoattack_alias() -> Iterator[None]:
+    """Let `from autoattack import AutoAttack` find pyautoattack, only while RobustBench is imported."""
+    if importlib.util.find_spec("autoattack") is not None:
+        yield
+        return
+    from pyautoattack import AutoAttack, state
+
+    class RobustBenchAutoAttack(AutoAttack):
+        """pyautoattack's AutoAttack under the arguments that RobustBench calls it with."""
+
+        def __init__(self, model: nn.Module, *, log_path: str | None = None, **kwargs: Any):
+            super().__init__(model, **kwargs)
+
+        def run_standard_evaluation(self, x: torch.Tensor, y: torch.Tensor, bs: int = 250, **kwargs: Any):
+            return super().run_standard_evaluation(x, y, batch_size=bs, **kwargs)[0]
+
+    alias = types.ModuleType("autoattack")
+    alias.AutoAttack = RobustBenchAutoAttack
+    sys.modules |= {"autoattack": alias, "autoattack.state": state}
+    try:
+        yield
+    finally:
+        del sys.modules["autoattack"], sys.modules["autoattack.state"]
+
+
+check_own_files()
+with _autoattack_alias(), warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # timm and pkg_resources announce what will go away in their next releases
+    import robustbench
+    from robustbench.model_zoo import architectures
+    from robustbench.model_zoo.architectures.utils_architectures import normalize_model
+
+__all__ = ["build_model", "load_checkpoint", "robustbench", "save_checkpoint"]
+
+
+def build_model(architecture: str, arguments: dict[str, Any] | None = None) -> nn.Module:
+    """Return a new network of a RobustBench architecture.
+
+    Args:
+        architecture: "module.name" in robustbench.model_zoo.architectures, e.g. "resnet.ResNet18",
+            "wide_resnet.WideResNet" or "robust_wide_resnet.RobustWideResNet".
+        arguments: its keyword arguments, e.g. {"depth": 34, "widen_factor": 10}.
+
+    Raises:
+        ValueError: an unknown architecture, or arguments that it does not take.
+    """
+    module_name, _, name = str(architecture).partition(".")
+    try:
+        maker = getattr(importlib.import_module(f"{architectures.__name__}.{module_name}"), name)
+    except (ImportError, AttributeError):
+        maker = None
+    if not callable(maker) or not str(getattr(maker, "__module__", "")).startswith(architectures.__name__):
+        raise ValueError(
+            f"architecture={architecture!r} is not known; it must be module.name in {architectures.__name__}, "
+            "e.g. 'resnet.ResNet18'"
+        )
+    try:
+        model = maker(**(arguments or {}))
+    except (TypeError, AssertionError) as error:
+        raise ValueError(f"arguments={arguments} do not fit architecture {architecture!r}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"architecture={architecture!r} makes a {type(model).__name__}; a network is needed")
+    return model
+
+
+def save_checkpoint(
+    path: str | os.PathLike,
+    model: nn.Module,
+    architecture: str,
+    num_classes: int,
+    arguments: dict[str, Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write weights and a plain-data description of them, in one step that cannot be half done.
+
+    Args:
+        path: file to write.
+        model: network of that architecture; an ART classifier's is `classifier.model`.
+        architecture, arguments: see `build_model`.
+        num_classes: number of logits.
+        mean, std: normalisation per channel that the network expects of its input; default: none.
+        training: settings of the training, plain data of your choice.
+
+    Raises:
+        ValueError: the description does not build a network with these weights; nothing is written.
+    """
+    weights = {name: tensor.detach().cpu() for name, tensor in without_wrappers(model).state_dict().items()}
+    content = {
+        "format": FORMAT,
+        "architecture": architecture,
+        "arguments": dict(arguments or {}),
+        "num_classes": num_classes,
+        "mean": None if mean is None else [float(value) for value in mean],
+        "std": None if std is None else [float(value) for value in std],
+        "training": dict(training or {}),
+        "state_dict": weights,
+    }
+    _restore(content)
+    directory = Path(path).resolve().parent
+    directory.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
+    os.close(handle)
+    try:
+        torch.save(content, temporary)
+        torch.load(temporary, weights_only=True)  # plain data only, or say so now
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """Return the network of a checkpoint, in eval mode on [0, 1] images, and its description.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of this package, or one that does not fit its own description.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint {os.fspath(path)!r} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {os.fspath(path)!r} is damaged or holds more than plain data and tensors"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"checkpoint {os.fspath(path)!r} was not written by save_checkpoint (format {FORMAT})")
+    model = _restore(content)
+    if content["mean"] is not None:
+        model = normalize_model(model, content["mean"], content["std"])
+    return model.to(device).eval(), {name: value for name, value in content.items() if name != "state_dict"}
+
+
+def _restore(content: dict[str, Any]) -> nn.Module:
+    """Return the network that a checkpoint describes, with its weights."""
+    if (content["mean"] is None) != (content["std"] is None):
+        raise ValueError("mean and std go together; give both or neither")
+    model = build_model(content["architecture"], content["arguments"])
+    try:
+        model.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"the weights do not fit architecture {content['architecture']!r}: {reason}") from error
+    *_, last = (parameter for parameter in model.parameters())
+    if last.shape[0] != content["num_classes"]:
+        raise ValueError(f"num_classes={content['num_classes']} does not fit the weights, which have {last.shape[0]}")
+    return model

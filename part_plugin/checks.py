@@ -1,0 +1,98 @@
+"""Input checks: each raises one sentence that names the argument, its value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Clip = tuple[Any, Any]
+"""Smallest and largest allowed pixel value: two numbers, or two tensors that broadcast to an image."""
+
+
+def check_number(name: str, value: float, low: float = 0.0, *, above: bool = False) -> float:
+    """Return `value` as a float if it is a finite number >= `low` (> `low` if `above`)."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; a number is needed")
+    if not math.isfinite(value) or value < low or (above and value == low):
+        raise ValueError(f"{name}={value} is not allowed; it must be {'>' if above else '>='} {low:g}")
+    return float(value)
+
+
+def check_count(name: str, value: int, low: int = 1) -> int:
+    """Return `value` if it is an integer >= `low`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; an integer is needed")
+    if value < low:
+        raise ValueError(f"{name}={value} is not allowed; it must be >= {low}")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """Return `value` if it is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known; choose from {', '.join(map(repr, choices))}")
+    return value
+
+
+def check_eps_pair(eps: float, eps_low: float) -> None:
+    """Raise unless 0 <= eps_low <= eps."""
+    check_number("eps", eps)
+    check_number("eps_low", eps_low)
+    if eps_low > eps:
+        raise ValueError(f"eps_low={eps_low:g} is larger than eps={eps:g}; it must be <= eps")
+
+
+def check_images(images: Tensor, clip: Clip = (0.0, 1.0), *, hint: str = "") -> None:
+    """Raise unless `images` is a finite floating-point tensor (N, C, H, W) inside `clip`.
+
+    A rounding error of 1e-4 of the range is forgiven, as undoing a normalisation makes one.
+    """
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images are {kind}; a floating-point tensor is needed (uint8 / 255 for pictures)")
+    if images.dim() != 4 or images.numel() == 0:
+        raise ValueError(f"images have shape {tuple(images.shape)}; (N, C, H, W) with N >= 1 is needed")
+    low, high = (bound if isinstance(bound, Tensor) else torch.tensor(float(bound)) for bound in clip)
+    lowest, highest = (value.item() for value in torch.aminmax(images.detach()))
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise ValueError("images contain NaN or infinite values; they must be finite")
+    slack = 1e-4 * float((high - low).max())
+    if lowest < float(low.min()) - slack or highest > float(high.max()) + slack:
+        raise ValueError(
+            f"images span [{lowest:.4g}, {highest:.4g}]; allowed is [{float(low.min()):g}, {float(high.max()):g}]{hint}"
+        )
+
+
+def class_indices(labels: Any, n: int, num_classes: int | None = None) -> Tensor:
+    """Return labels given as (N,), (N, 1) or one-hot (N, K) as class indices (N,), int64.
+
+    Raises:
+        ValueError: another shape, values that are not whole, soft labels, or a class out of range.
+    """
+    labels = torch.as_tensor(labels)
+    shape = tuple(labels.shape)
+    if shape not in {(n,), (n, 1)} and not (labels.dim() == 2 and shape[0] == n):
+        raise ValueError(f"labels have shape {shape}; expected ({n},), ({n}, 1) or ({n}, K)")
+    if labels.dim() == 2 and shape[1] > 1:
+        if not bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
+            raise ValueError(f"labels of shape {shape} are not one-hot; each row needs a single 1")
+        labels = labels.argmax(1)
+    elif labels.is_floating_point() and not bool((labels == labels.round()).all()):
+        raise ValueError("labels are not whole numbers; class indices are needed")
+    labels = labels.reshape(n).long()
+    check_class_range(labels, num_classes if num_classes is not None else math.inf)
+    return labels
+
+
+def check_class_range(labels: Tensor, num_classes: float) -> None:
+    """Raise unless every class index lies in [0, num_classes)."""
+    lowest, highest = (int(value) for value in torch.aminmax(labels))
+    if lowest < 0 or highest >= num_classes:
+        wrong = lowest if lowest < 0 else highest
+        allowed = f"0 to {num_classes - 1}" if math.isfinite(num_classes) else "0 and above"
+        raise ValueError(f"labels contain class {wrong}; allowed is {allowed}")

@@ -1,0 +1,129 @@
+"""What the attack maximises, where it starts, and what training minimises: AT, TRADES, MART.
+
+All losses are written with log-softmax, so that they stay finite for any logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checks import check_number
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+class Objective:
+    """Base of all objectives; subclass it for one of your own.
+
+    Attributes:
+        start: where the attack starts, "uniform" in the budget or "gaussian" next to the image.
+        needs_natural: whether training also needs the logits of the natural images.
+        attacks_natural: whether the attack needs them too.
+    """
+
+    start = "uniform"
+    needs_natural = False
+    attacks_natural = False
+
+    def attack_loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
+        """Return the scalar that the attack maximises; logits (N, K), labels (N,)."""
+        return F.cross_entropy(adv_logits, labels)
+
+    def loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
+        """Return the scalar that training minimises; logits (N, K), labels (N,)."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v}" for k, v in vars(self).items() if isinstance(v, (int, float)))
+        return f"{type(self).__name__}({settings})"
+
+
+class AT(Objective):
+    """Adversarial training (Madry et al. 2018): l(f(x'), y), maximised and minimised alike.
+
+    Args:
+        criterion: (logits, labels) -> scalar. (Default: cross-entropy)
+    """
+
+    def __init__(self, criterion: Criterion = F.cross_entropy):
+        self.criterion = criterion
+
+    def attack_loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
+        """Return l(f(x'), y)."""
+        return self.criterion(adv_logits, labels)
+
+    def loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
+        """Return l(f(x'), y)."""
+        return self.criterion(adv_logits, labels)
+
+
+class TRADES(Objective):
+    """TRADES (Zhang et al. 2019): l(f(x), y) + beta * KL(f(x) || f(x')); the attack maximises the KL.
+
+    The KL is summed over classes and averaged over the batch.
+
+    Args:
+        beta: weight of the KL. (Default: 6.0)
+        criterion: (logits, labels) -> scalar, l above. (Default: cross-entropy)
+    """
+
+    start = "gaussian"
+    needs_natural = True
+    attacks_natural = True
+
+    def __init__(self, beta: float = 6.0, criterion: Criterion = F.cross_entropy):
+        self.beta = check_number("beta", beta)
+        self.criterion = criterion
+
+    def attack_loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
+        """Return KL(f(x) || f(x')), summed over the batch."""
+        return F.kl_div(F.log_softmax(adv_logits, dim=1), F.softmax(natural_logits, dim=1), reduction="sum")
+
+    def loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
+        """Return l(f(x), y) + beta * KL(f(x) || f(x'))."""
+        robust = kl_per_sample(natural_logits, adv_logits).mean()
+        return self.criterion(natural_logits, labels) + self.beta * robust
+
+
+class MART(Objective):
+    """MART (Wang et al. 2020): BCE(f(x'), y) + beta * KL(f(x) || f(x')) * (1 - p_y(x)).
+
+    BCE is -log p_y(x') - log(1 - max_{k != y} p_k(x')), the second logarithm taken of
+    1.0001 - p as in the authors' code, which keeps it finite.
+
+    Args:
+        beta: weight of the KL. (Default: 6.0)
+    """
+
+    start = "gaussian"
+    needs_natural = True
+
+    def __init__(self, beta: float = 6.0):
+        self.beta = check_number("beta", beta)
+
+    def loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
+        """Return BCE(f(x'), y) + beta * KL(f(x) || f(x')) * (1 - p_y(x))."""
+        rival = F.softmax(adv_logits, dim=1).scatter(1, labels[:, None], 0.0).amax(1)
+        boosted = F.cross_entropy(adv_logits, labels) - torch.log(1.0001 - rival).mean()
+        doubt = 1 - F.softmax(natural_logits, dim=1).gather(1, labels[:, None]).squeeze(1)
+        return boosted + self.beta * (kl_per_sample(natural_logits, adv_logits) * doubt).mean()
+
+
+def kl_per_sample(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """Return KL(softmax(logits) || softmax(other_logits)) of each row, (N,)."""
+    log_p, log_q = F.log_softmax(logits, dim=1), F.log_softmax(other_logits, dim=1)
+    return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(1)
+
+
+def make_objective(objective: str | Objective, beta: float) -> Objective:
+    """Return the objective named "at", "trades" or "mart", or the instance itself."""
+    if isinstance(objective, Objective):
+        return objective
+    makers = {"at": AT, "trades": lambda: TRADES(beta), "mart": lambda: MART(beta)}
+    if objective not in makers:
+        raise ValueError(f"objective={objective!r} is not known; choose from {list(makers)} or pass an Objective")
+    return makers[objective]()

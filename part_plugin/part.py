@@ -1,0 +1,199 @@
+"""PART: budget + objective + schedule = the loss of one batch, for any training loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .budget import Budget, FixedBudget, PixelBudget
+from .cam import Layer
+from .checks import Clip, check_class_range, check_count, check_images, check_number, class_indices
+from .objectives import Objective, make_objective
+from .pixel_ag import gaussian_start, pixel_ag, uniform_start
+from .surrogate import logits_of, undisturbed, without_replicas
+
+
+class Outputs(NamedTuple):
+    """What one training step computed: a scalar and the logits (N, K) that it came from."""
+
+    loss: Tensor
+    adv_logits: Tensor
+    natural_logits: Tensor | None
+
+
+class PART:
+    """Pixel-reweighted adversarial training (PART, ICML 2024) in a loop of your own.
+
+    >>> part = PART("trades", beta=6.0, eps=8/255, eps_low=7/255, burn_in=20)
+    >>> for epoch in range(80):
+    ...     part.set_epoch(epoch)
+    ...     for x, y in loader:
+    ...         loss = part.loss(model, x, y)
+    ...         optimizer.zero_grad(); loss.backward(); optimizer.step()
+
+    The attack sees the model in eval mode and leaves no trace on it; the training pass runs in the
+    mode that the model is in.
+
+    Args:
+        objective: "at", "trades", "mart" or an `Objective`.
+        beta: weight of the second term of TRADES and MART. (Default: 6.0)
+        eps, eps_low: radius of important and of other pixels, in the images' units.
+        alpha: step size of the attack, in the images' units. (Default: 2/255)
+        steps: number of steps of the attack. (Default: 10)
+        random_start: whether an attack that starts uniformly in the budget does so, or at x.
+        burn_in: number of first epochs with eps everywhere; counted by `set_epoch`. (Default: 20)
+        mask_every: masks are renewed every so many epochs (the paper's s) and in between remembered
+            per sample, which needs `index` and images that look the same in every epoch. (Default: 1)
+        clip: smallest and largest pixel value. (Default: (0, 1))
+        cam, target_layers: see `class_activation_map`.
+        budget: a budget to use instead of one made from the arguments.
+        seed: seed of the random starts, together with the rank and `step`, so that nothing has to
+            be saved to resume; default: torch's global generator.
+        **budget_options: reshape_transform, threshold, target; see `PixelBudget`.
+    """
+
+    def __init__(
+        self,
+        objective: str | Objective = "at",
+        *,
+        beta: float = 6.0,
+        eps: float = 8 / 255,
+        eps_low: float = 7 / 255,
+        alpha: float = 2 / 255,
+        steps: int = 10,
+        random_start: bool = True,
+        burn_in: int = 20,
+        mask_every: int = 1,
+        clip: Clip = (0.0, 1.0),
+        cam: str | type = "gradcam",
+        target_layers: Layer | Sequence[Layer] | None = None,
+        budget: Budget | None = None,
+        seed: int | None = None,
+        **budget_options,
+    ):
+        self.objective = make_objective(objective, beta)
+        self.budget = budget or PixelBudget(eps, eps_low, cam, target_layers, **budget_options)
+        self.alpha = check_number("alpha", alpha, above=True)
+        self.steps = check_count("steps", steps)
+        self.random_start = random_start
+        self.burn_in = check_count("burn_in", burn_in, 0)
+        self.mask_every = check_count("mask_every", mask_every)
+        if self.mask_every > 1 and not isinstance(self.budget, PixelBudget):
+            raise ValueError(f"mask_every={mask_every} needs a PixelBudget; a fixed budget has no masks to renew")
+        self.clip = clip
+        self.seed = seed
+        self.step = 0
+        self.epoch: int | None = None
+        self._masks: dict[int, np.ndarray] = {}
+        self._masks_since: int | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell PART the number of the epoch that begins, counted from 0."""
+        self.epoch = check_count("epoch", epoch, 0)
+
+    @property
+    def burning_in(self) -> bool:
+        """Whether this epoch still uses eps everywhere."""
+        if self.epoch is None and self.burn_in:
+            raise RuntimeError(
+                f"burn_in={self.burn_in} counts epochs: call set_epoch(epoch) at the start of each epoch, "
+                "or pass burn_in=0"
+            )
+        return self.epoch is not None and self.epoch < self.burn_in
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None = None) -> Tensor:
+        """Return the training loss of one batch, a scalar to call `backward` on.
+
+        Args:
+            model: network that returns logits (N, K); DistributedDataParallel is welcome.
+            x: images (N, C, H, W) inside `clip`.
+            y: class indices (N,) or (N, 1), or one-hot (N, K).
+            index: number of each sample in its dataset, (N,); only for mask_every > 1.
+
+        Raises:
+            TypeError, ValueError: images outside `clip`, NaN, integer images, wrong labels.
+        """
+        return self.training_pass(model, x, self.perturb(model, x, y, index), y).loss
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None = None) -> Tensor:
+        """Return the Pixel-AG examples of one batch, (N, C, H, W), each pixel inside its budget."""
+        check_images(x, self.clip)
+        y = class_indices(y, len(x)).to(x.device)
+        model = without_replicas(model)
+        with undisturbed(model):
+            x = x.detach().clone()
+            radii = self._radii(model, x, y, index)
+            adv = self.attack(model, x, y, radii)
+        self.step += 1
+        return adv
+
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor, radii: Tensor) -> Tensor:
+        """Maximise the objective's attack loss within `radii`; override it to attack otherwise."""
+        highest = int(y.max())
+        natural_logits = None
+        if self.objective.attacks_natural:
+            with torch.no_grad():
+                natural_logits = logits_of(model, x)
+
+        def loss(adv: Tensor) -> Tensor:
+            logits = logits_of(model, adv)
+            if highest >= logits.shape[1]:
+                check_class_range(y, logits.shape[1])
+            return self.objective.attack_loss(logits, y, natural_logits)
+
+        return pixel_ag(loss, x, radii, self.alpha, self.steps, self._start(x, radii), self.clip)
+
+    def training_pass(self, model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> Outputs:
+        """Return the objective's loss on images `x`, adversarial examples `adv` and labels `y`."""
+        y = class_indices(y, len(x)).to(x.device)
+        natural_logits = logits_of(model, x) if self.objective.needs_natural else None
+        adv_logits = logits_of(model, adv)
+        return Outputs(self.objective.loss(adv_logits, y, natural_logits), adv_logits, natural_logits)
+
+    def _start(self, x: Tensor, radii: Tensor) -> Tensor | None:
+        generator = self._generator(x.device)
+        if self.objective.start == "gaussian":
+            return gaussian_start(x, radii, self.clip, generator)
+        return uniform_start(x, radii, self.budget.eps, self.clip, generator) if self.random_start else None
+
+    def _generator(self, device: torch.device) -> torch.Generator | None:
+        if self.seed is None:
+            return None
+        key = np.random.SeedSequence((self.seed, int(os.environ.get("RANK", 0)), self.step))
+        return torch.Generator(device).manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+
+    def _radii(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
+        if self.burning_in:
+            return FixedBudget(self.budget.eps)(model, x)
+        if self.mask_every == 1 or self.budget.eps_low == self.budget.eps:
+            return self.budget(model, x, y)
+        return self.budget.radii(self._remembered(model, x, y, index), x)
+
+    def _remembered(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
+        """Return the masks of the samples numbered `index`, computing those not seen since renewal."""
+        if index is None or len(index) != len(x):
+            raise ValueError(
+                f"mask_every={self.mask_every} remembers masks per sample; pass index of shape ({len(x)},)"
+            )
+        since = ((self.epoch or 0) - self.burn_in) // self.mask_every
+        if since != self._masks_since:
+            self._masks, self._masks_since = {}, since
+        keys = torch.as_tensor(index).tolist()
+        new = [row for row, key in enumerate(keys) if key not in self._masks]
+        if new:
+            masks = self.budget.important(model, x[new], y[new]).cpu().numpy()
+            self._masks.update((keys[row], np.packbits(mask)) for row, mask in zip(new, masks, strict=True))
+        height, width = x.shape[2:]
+        bits = np.unpackbits(np.stack([self._masks[key] for key in keys]), axis=1, count=height * width)
+        return torch.from_numpy(bits.reshape(-1, 1, height, width).astype(bool)).to(x.device)
+
+    def __repr__(self) -> str:
+        return (
+            f"PART({self.objective}, {self.budget}, alpha={self.alpha}, steps={self.steps}, "
+            f"burn_in={self.burn_in}, mask_every={self.mask_every})"
+        )

@@ -1,0 +1,137 @@
+"""Pixel-AG: adversarial examples under a radius of their own for every pixel (PART, section 3.2).
+
+Two ways to them: projected gradient ascent, and a change of variable that turns any other l_inf
+attack into one without touching its code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .checks import Clip
+
+
+def pixel_ag(
+    loss: Callable[[Tensor], Tensor],
+    images: Tensor,
+    radii: Tensor,
+    alpha: float,
+    steps: int,
+    start: Tensor | None = None,
+    clip: Clip = (0.0, 1.0),
+) -> Tensor:
+    """Maximise loss(x + d) subject to |d_i| <= radii_i and clip[0] <= x + d <= clip[1] (Eq. 4).
+
+    Each step is d <- clip(d + alpha * sign(gradient), -radii, radii), then x + d is clipped to the
+    allowed range. The paper writes a product with a mask instead of the element-wise clip; the
+    feasible set is the same, and the clip is its projection.
+
+    Args:
+        loss: images (N, C, H, W) -> scalar, differentiable.
+        images: x, (N, C, H, W).
+        radii: broadcasts to x, >= 0, in the units of x.
+        alpha: step size, in the units of x.
+        steps: number of gradient steps.
+        start: first iterate, inside the budget; default: x itself.
+        clip: allowed range of x + d.
+
+    Returns:
+        x + d, (N, C, H, W), detached.
+    """
+    adv = (images if start is None else start).detach()
+    for _ in range(steps):
+        adv.requires_grad_()
+        gradient = torch.autograd.grad(loss(adv), adv)[0]
+        adv = project(images, adv.detach() + alpha * gradient.sign(), radii, clip).detach()
+    return adv
+
+
+def project(images: Tensor, adv: Tensor, radii: Tensor, clip: Clip = (0.0, 1.0)) -> Tensor:
+    """Return the point nearest to `adv` in the budget around `images` and in the allowed range."""
+    delta = torch.clamp(adv - images, min=-radii, max=radii)
+    return torch.clamp(images + delta, *clip)
+
+
+def uniform_start(
+    images: Tensor,
+    radii: Tensor,
+    eps: float,
+    clip: Clip = (0.0, 1.0),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return a point drawn uniformly from the budget: U(-eps, eps) shrunk to each pixel's radius.
+
+    Drawn as torchattacks.PGD draws it, so that radii == eps gives the same start from the same seed.
+    """
+    noise = torch.empty_like(images).uniform_(-eps, eps, generator=generator)
+    return torch.clamp(images + noise * share(radii, eps), *clip)
+
+
+def gaussian_start(
+    images: Tensor,
+    radii: Tensor,
+    clip: Clip = (0.0, 1.0),
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return x + 0.001 * N(0, 1), the start of TRADES and MART, inside the budget."""
+    noise = 0.001 * torch.empty_like(images).normal_(generator=generator)
+    return torch.clamp(images + torch.clamp(noise, min=-radii, max=radii), *clip)
+
+
+def share(radii: Tensor, eps: float) -> Tensor:
+    """Return the mask m = radii / eps, exactly 1 where the radius is eps (PART's mask, section 3.2)."""
+    return torch.where(radii >= eps, torch.ones_like(radii), radii / max(eps, torch.finfo(radii.dtype).tiny))
+
+
+@contextmanager
+def change_of_variable(model: nn.Module, images: Tensor, mask: Tensor) -> Iterator[None]:
+    """While this is active, `model(z)` computes f(x + m * (z - x)).
+
+    Any l_inf attack of radius eps then searches, unawares, the budget m * eps; `pull_back` turns
+    its z into the adversarial example. An attack that sends other rows than the batch (the samples
+    it has not fooled yet, say) is served by pairing each row with the nearest image.
+
+    Args:
+        model: module whose input is images in the units of `images`.
+        images: x, (N, C, H, W).
+        mask: m, broadcasts to x, in [0, 1].
+    """
+
+    def hook(module: nn.Module, inputs: tuple) -> tuple:
+        z, *rest = inputs
+        return (_shrink(z, *_paired(z, images, mask)), *rest)
+
+    handle = model.register_forward_pre_hook(hook, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def pull_back(images: Tensor, z: Tensor, radii: Tensor, mask: Tensor, clip: Clip = (0.0, 1.0)) -> Tensor:
+    """Return x + m * (z - x), projected onto the budget where the attack itself overstepped it."""
+    adv = _shrink(z, images, mask)
+    slack = 4 * torch.finfo(images.dtype).eps * torch.maximum(images.abs(), radii)
+    outside = (adv - images).abs() > radii + slack
+    return torch.clamp(torch.where(outside, project(images, adv, radii, clip), adv), *clip)
+
+
+def _shrink(z: Tensor, images: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask < 1, images + mask * (z - images), z)  # z itself, to the bit, where m = 1
+
+
+def _paired(z: Tensor, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    if z.shape[1:] != images.shape[1:]:
+        raise ValueError(
+            f"the attack sends inputs of shape {tuple(z.shape)} for images of shape {tuple(images.shape)}; "
+            "an attack that changes the image size cannot be given a budget per pixel"
+        )
+    if len(z) == len(images):
+        return images, mask
+    with torch.no_grad():
+        nearest = torch.cdist(z.detach().flatten(1).float(), images.flatten(1).float(), p=torch.inf).argmin(1)
+    return images[nearest], mask.expand(len(images), *mask.shape[1:])[nearest]
