@@ -123,10 +123,10 @@ class PART:
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None = None) -> Tensor:
         """Return the Pixel-AG examples of one batch, (N, C, H, W), each pixel inside its budget."""
         check_images(x, self.clip)
-        y = class_indices(y, len(x)).to(x.device)
+        y = class_indices(y, len(x))
         model = without_replicas(model)
         with undisturbed(model):
-            x = x.detach().clone()
+            x, y = x.detach().clone(), y.to(x.device).clone()  # also tensors made under inference_mode will do
             radii = self._radii(model, x, y, index)
             adv = self.attack(model, x, y, radii)
         self.step += 1

@@ -42,7 +42,7 @@ def pixel_ag(
     Returns:
         x + d, (N, C, H, W), detached.
     """
-    adv = (images if start is None else start).detach()
+    adv = (images if start is None else start).detach().clone()
     for _ in range(steps):
         adv.requires_grad_()
         gradient = torch.autograd.grad(loss(adv), adv)[0]
@@ -115,8 +115,8 @@ def change_of_variable(model: nn.Module, images: Tensor, mask: Tensor) -> Iterat
 def pull_back(images: Tensor, z: Tensor, radii: Tensor, mask: Tensor, clip: Clip = (0.0, 1.0)) -> Tensor:
     """Return x + m * (z - x), projected onto the budget where the attack itself overstepped it."""
     adv = _shrink(z, images, mask)
-    slack = 4 * torch.finfo(images.dtype).eps * torch.maximum(images.abs(), radii)
-    outside = (adv - images).abs() > radii + slack
+    rounding = torch.finfo(images.dtype).eps * torch.maximum(images.abs(), adv.abs())
+    outside = (adv - images).abs() > radii + rounding
     return torch.clamp(torch.where(outside, project(images, adv, radii, clip), adv), *clip)
 
 

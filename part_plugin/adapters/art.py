@@ -95,17 +95,17 @@ class _PixelEvasion(EvasionAttack):
         :return: Adversarial samples, float32.
         """
         classifier = self.estimator
-        images = torch.from_numpy(x.astype(ART_NUMPY_DTYPE))
-        check_images(images.to(classifier.device), classifier_clip(classifier))
         if y is None and self.targeted:
             raise ValueError("y=None is not allowed for a targeted attack; pass the target classes")
-        labels = None if y is None else class_indices(y, len(x), classifier.nb_classes)
-        mask = kwargs.get("mask")
-        mask = None if mask is None else torch.as_tensor(np.broadcast_to(mask, x.shape) != 0)
         adv = np.empty(x.shape, ART_NUMPY_DTYPE)
         batches = range(0, len(x), self.batch_size)
         view = classifier_view(classifier)
         with undisturbed(classifier._model):
+            images = torch.from_numpy(x.astype(ART_NUMPY_DTYPE))
+            check_images(images.to(classifier.device), classifier_clip(classifier))
+            labels = None if y is None else class_indices(y, len(x), classifier.nb_classes)
+            mask = kwargs.get("mask")
+            mask = None if mask is None else torch.as_tensor(np.broadcast_to(mask, x.shape) != 0)
             for begin in tqdm(batches, desc=f"{type(self).__name__} - Batches", leave=False, disable=not self.verbose):
                 rows = slice(begin, begin + self.batch_size)
                 batch = images[rows].to(classifier.device)
@@ -223,7 +223,7 @@ class PixelEvasionAttack(_PixelEvasion):
     | Paper link: https://arxiv.org/abs/2406.00685
     """
 
-    attack_params = [*EvasionAttack.attack_params, "attack", "eps", "eps_low", "budget", "batch_size", "verbose"]
+    attack_params = [*EvasionAttack.attack_params, "eps", "eps_low", "budget", "batch_size", "verbose"]
     _estimator_requirements = (PyTorchClassifier,)
 
     def __init__(
@@ -264,6 +264,9 @@ class PixelEvasionAttack(_PixelEvasion):
     @eps.setter
     def eps(self, value: float) -> None:
         self.attack.set_params(eps=value)
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace("(", f"[{type(self.attack).__name__}](", 1)
 
     def craft(self, view: nn.Module, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
         """Return the adversarial examples of one batch within `radii`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -226,16 +227,24 @@ class PARTTrainer(Trainer):
             raise TypeError(f"scheduler is a {type(scheduler).__name__}; an object with a method step is needed")
         validation = None if validation_data is None else self._checked(*validation_data)
         parts = self._parts(nb_epochs, mask_every)
+        rotation = itertools.cycle(parts)
         self.history = []
         with tqdm(total=nb_epochs * nb_batches, desc=self._name, disable=not verbose) as bar:
             for epoch in range(nb_epochs):
-                record = self._train_epoch(epoch, epoch_batches(), parts, bar)
+                record = self._train_epoch(epoch, epoch_batches(), parts, rotation, bar)
                 if validation is not None:
                     record |= self._validate(*validation, parts[0])
                 self._finish_epoch(record, scheduler, bar)
         self._classifier._model.train(False)
 
-    def _train_epoch(self, epoch: int, batches: Iterable[Batch], parts: Sequence[_LiftedPART], bar: tqdm) -> dict:
+    def _train_epoch(
+        self,
+        epoch: int,
+        batches: Iterable[Batch],
+        parts: Sequence[_LiftedPART],
+        rotation: Iterator[_LiftedPART],
+        bar: tqdm,
+    ) -> dict[str, float]:
         classifier, began = self._classifier, time.perf_counter()
         view = classifier_view(classifier)
         maps_before = _map_counts(parts)
@@ -243,8 +252,7 @@ class PARTTrainer(Trainer):
         for part in parts:
             part.set_epoch(epoch)
         classifier._model.train(True)
-        for number, (x, y, index) in enumerate(batches):
-            part = parts[number % len(parts)]
+        for (x, y, index), part in zip(batches, rotation, strict=False):
             x, y = x.to(classifier.device), y.to(classifier.device)
             outputs = part.training_pass(view, x, self._attacked(part, view, x, y, index), y)
             classifier.optimizer.zero_grad()

@@ -263,7 +263,7 @@ class PixelAttack(_PixelAttack):
         network_input = images if view.preprocess is None else view.preprocess(images)
         with change_of_variable(self.model, network_input, mask):
             z = self.base_attack.forward(images, labels)
-        return pull_back(images, z, radii, mask)
+        return pull_back(images, z.detach(), radii, mask)
 
 
 def _linf_radius(attack: Any) -> float:

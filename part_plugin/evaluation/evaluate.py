@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..budget import FixedBudget
-from ..checks import check_count, check_images, check_number, class_indices
+from ..checks import check_class_range, check_count, check_images, check_number, class_indices
 from ..objectives import AT
 from ..pixel_ag import pixel_ag, uniform_start
 from ..surrogate import logits_of, undisturbed
@@ -130,12 +130,12 @@ def evaluate(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     x = torch.as_tensor(x)
     check_images(x)
-    x = x.to(device)
-    y = class_indices(y, len(x)).to(device)
+    y = class_indices(y, len(x))
     results = []
     with undisturbed(model), _random_state_kept(device):
+        x, y = x.detach().to(device).clone(), y.to(device).clone()
         with torch.no_grad():
-            class_indices(y, len(x), logits_of(model, x[:batch_size]).shape[1])
+            check_class_range(y, logits_of(model, x[:1]).shape[1])
         for attack, run in runners.items():
             with tqdm(total=len(x), desc=attack, unit="img", leave=False, disable=not verbose) as bar:
                 began = time.perf_counter()

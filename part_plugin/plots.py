@@ -1,0 +1,57 @@
+"""Figures: what a model looks at, and how far its pixels may move for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .budget import PixelBudget
+from .cam import class_activation_map
+from .part import PART
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot_budgets(models: dict[str, nn.Module], images: Tensor, labels: Tensor, budget: PixelBudget) -> Figure:
+    """Return a figure with image, map, budget and Pixel-AG perturbation, for each model side by side.
+
+    Args:
+        models: networks on images in [0, 1], by the name to print.
+        images: (N, C, H, W) in [0, 1], one row each; C is 1 or 3.
+        labels: (N,).
+        budget: the budget whose maps are shown.
+    """
+    import matplotlib.pyplot as plt
+
+    columns = 1 + 3 * len(models)
+    figure, axes = plt.subplots(
+        len(images), columns, figsize=(1.2 * columns, 1.2 * len(images) + 1.4), squeeze=False, layout="constrained"
+    )
+    _column(axes[:, 0], "image", _pictures(images), vmin=0, vmax=1, cmap="gray")
+    for number, (name, model) in enumerate(models.items()):
+        maps = class_activation_map(model, images, None, budget.cam, budget.target_layers, budget.reshape_transform)
+        radii = budget(model, images, labels)
+        part = PART(budget=budget, alpha=budget.eps / 4, burn_in=0, seed=0)
+        moved = (part.perturb(model, images, labels) - images).mean(1)
+        at = axes[:, 1 + 3 * number : 4 + 3 * number].T
+        _column(at[0], f"{name}:\nmap", maps[:, 0], vmin=0, vmax=1, cmap="inferno")
+        far = _column(at[1], f"{name}:\nbudget", radii[:, 0], vmin=0, vmax=budget.eps, cmap="viridis")
+        change = _column(at[2], f"{name}:\nperturbation", moved, vmin=-budget.eps, vmax=budget.eps, cmap="coolwarm")
+    for shown, label in ((change, "perturbation (mean over channels)"), (far, "budget: largest |perturbation|")):
+        figure.colorbar(shown, ax=axes, location="bottom", shrink=0.6, aspect=50, label=label)
+    return figure
+
+
+def _pictures(images: Tensor) -> Tensor:
+    return images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1)
+
+
+def _column(axes, title: str, pictures: Tensor, **options):  # noqa: ANN001
+    axes[0].set_title(title, fontsize=9)
+    for ax, picture in zip(axes, pictures.detach().cpu().to(torch.float32), strict=True):
+        shown = ax.imshow(picture.numpy(), **options)
+        ax.set_axis_off()
+    return shown

@@ -1,0 +1,246 @@
+import copy
+
+import pytest
+import torch
+from conftest import assert_untouched, snapshot
+from torch import nn
+
+from part_plugin import AT, PART, FixedBudget, Objective, PixelBudget
+from part_plugin.surrogate import logits_of
+
+SETTINGS = {"eps": 0.2, "eps_low": 0.05, "alpha": 0.05, "steps": 5}
+
+
+@pytest.mark.parametrize("objective", ["at", "trades", "mart"])
+def test_one_batch(lived_in, batch, objective):
+    """The loss is that of the objective on Pixel-AG examples, differentiable, on an untouched model."""
+    part = PART(objective, burn_in=0, seed=0, **SETTINGS)
+    radii = part.budget(lived_in, *batch)
+    before = snapshot(lived_in)
+    adv = part.perturb(lived_in, *batch)
+    assert_untouched(lived_in, before)
+    assert ((adv - batch[0]).abs() <= radii + 1e-6).all()
+    assert ((adv - batch[0]).abs() > 0.06).any()
+    assert (radii == 0.05).float().mean() > 0.5
+
+    lived_in.zero_grad()
+    part.step = 0
+    part.loss(lived_in, *batch).backward()
+    assert lived_in.head.weight.grad.abs().sum() > 0
+
+
+def test_at_maximises_the_loss_it_trains_on(digits_net, batch):
+    part = PART("at", burn_in=0, **SETTINGS)
+    adv = part.perturb(digits_net, *batch)
+    loss = AT().loss
+    assert loss(digits_net(adv), batch[1], None) > 2 * loss(digits_net(batch[0]), batch[1], None)
+
+
+def test_burn_in_uses_eps_everywhere(digits_net, batch):
+    part = PART("at", burn_in=2, seed=0, **SETTINGS)
+    for epoch, expect_low in ((0, False), (1, False), (2, True)):
+        part.set_epoch(epoch)
+        part.step = 0
+        far = ((part.perturb(digits_net, *batch) - batch[0]).abs() > 0.051).any(1).float().mean()
+        assert (far < 0.4) == expect_low, (epoch, far)
+
+
+def test_burn_in_that_nobody_counts_is_an_error(digits_net, batch):
+    with pytest.raises(RuntimeError, match="burn_in=20 counts epochs: call set_epoch"):
+        PART().loss(digits_net, *batch)
+
+
+@pytest.mark.parametrize("objective", ["at", "trades", "mart"])
+def test_equal_radii_are_plain_adversarial_training(digits_net, batch, objective):
+    plain = PART(objective, burn_in=0, seed=3, budget=FixedBudget(0.1))
+    pixel = PART(objective, burn_in=0, seed=3, eps=0.1, eps_low=0.1)
+    assert torch.equal(plain.loss(digits_net, *batch), pixel.loss(digits_net, *batch))
+
+
+def test_masks_are_remembered_per_sample_between_renewals(digits_net, digits):
+    x, y = digits[0][:64], digits[1][:64]
+    part = PART("at", burn_in=1, mask_every=3, seed=0, **SETTINGS)
+    made = []
+    for epoch in range(8):
+        part.set_epoch(epoch)
+        for index in torch.randperm(64).split(16):
+            part.perturb(digits_net, x[index], y[index], index)
+        made.append(part.budget.images)
+    assert made == [0, 64, 64, 64, 128, 128, 128, 192]  # burn-in, then maps in epochs 1, 4 and 7
+
+    index = torch.tensor([40, 3, 17])
+    expected = part.budget.important(digits_net, x[index])
+    nn.init.normal_(digits_net.head.weight)  # the remembered masks do not follow the weights
+    assert torch.equal(part._remembered(digits_net, x[index], y[index], index), expected)
+    assert not torch.equal(part.budget.important(digits_net, x[index]), expected)
+
+
+def test_remembered_masks_take_a_bit_per_pixel(digits_net, digits):
+    part = PART("at", burn_in=0, mask_every=10, **SETTINGS)
+    part.set_epoch(0)
+    part.perturb(digits_net, digits[0][:64], digits[1][:64], torch.arange(64))
+    assert sum(mask.nbytes for mask in part._masks.values()) == 64 * 8 * 8 / 8
+
+
+def test_masks_that_are_remembered_need_an_index(digits_net, batch):
+    part = PART("at", burn_in=0, mask_every=10)
+    with pytest.raises(ValueError, match=r"mask_every=10 remembers masks per sample; pass index of shape \(16,\)"):
+        part.loss(digits_net, *batch)
+    with pytest.raises(ValueError, match="mask_every=2 needs a PixelBudget"):
+        PART(budget=FixedBudget(0.1), mask_every=2)
+
+
+def test_a_seed_needs_no_saved_state_to_resume(digits_net, batch):
+    def train(part, model, optimizer, steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            part.loss(model, *batch).backward()
+            optimizer.step()
+            torch.rand(1)  # somebody else draws from the global generator
+
+    straight, resumed = copy.deepcopy(digits_net), copy.deepcopy(digits_net)
+    train(PART("trades", burn_in=0, seed=7, **SETTINGS), straight, torch.optim.SGD(straight.parameters(), 0.001), 4)
+    train(PART("trades", burn_in=0, seed=7, **SETTINGS), resumed, torch.optim.SGD(resumed.parameters(), 0.001), 2)
+    later = PART("trades", burn_in=0, seed=7, **SETTINGS)
+    later.step = 2
+    train(later, resumed, torch.optim.SGD(resumed.parameters(), 0.001), 2)
+    for a, b in zip(straight.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_seed_leaves_the_global_generator_alone(digits_net, batch):
+    state = torch.random.get_rng_state()
+    PART("at", burn_in=0, seed=7, **SETTINGS).perturb(digits_net, *batch)
+    PixelBudget()(digits_net, *batch)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_ranks_start_at_different_points(digits_net, batch, monkeypatch):
+    part = PART("at", burn_in=0, seed=7, **SETTINGS)
+    radii = torch.full((16, 1, 8, 8), 0.2)
+    first = part._start(batch[0], radii)
+    monkeypatch.setenv("RANK", "1")
+    assert not torch.equal(part._start(batch[0], radii), first)
+
+
+def test_an_objective_of_ones_own(digits_net, batch):
+    class Margin(Objective):
+        needs_natural = True
+
+        def attack_loss(self, adv_logits, labels, natural_logits):
+            return adv_logits.sum()
+
+        def loss(self, adv_logits, labels, natural_logits):
+            return (adv_logits - natural_logits).abs().mean()
+
+    part = PART(Margin(), burn_in=0, **SETTINGS)
+    loss = part.loss(digits_net, *batch)
+    assert loss > 0
+    assert digits_net(part.perturb(digits_net, *batch)).sum() > digits_net(batch[0]).sum()
+
+
+def test_label_formats(digits_net, batch):
+    x, y = batch
+    losses = [
+        PART("mart", burn_in=0, seed=0).loss(digits_net, x, labels)
+        for labels in (y, y[:, None], nn.functional.one_hot(y, 10), nn.functional.one_hot(y, 10).float(), y.int())
+    ]
+    assert all(torch.equal(loss, losses[0]) for loss in losses)
+
+
+def test_images_of_another_range(digits_net, batch):
+    """eps is in the units of the images: a scaled problem gives a scaled answer."""
+    x, y = batch
+    scaled = nn.Sequential(nn.Identity(), digits_net)
+    scaled[0].forward = lambda images: (images + 2) / 4
+    options = {"burn_in": 0, "seed": 0, "steps": 3}
+    near = PART(eps=0.2, eps_low=0.1, alpha=0.05, **options).perturb(digits_net, x, y)
+    far = PART(eps=0.8, eps_low=0.4, alpha=0.2, clip=(-2.0, 2.0), **options).perturb(scaled, 4 * x - 2, y)
+    close = torch.isclose((far + 2) / 4, near, atol=1e-5)
+    assert close.float().mean() > 0.99
+
+
+def test_training_makes_a_model_robust(digits):
+    """The point of it all: after a minute's worth of PART, PGD is hardly a threat any more."""
+    from conftest import SmallNet
+
+    torch.manual_seed(0)
+    x, y = digits
+    net = SmallNet()
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    part = PART("at", eps=0.1, eps_low=0.08, alpha=0.03, steps=5, burn_in=2, seed=0)
+    attack = PART("at", budget=FixedBudget(0.1), alpha=0.025, steps=10, burn_in=0, seed=0)
+
+    def robust_accuracy():
+        net.eval()
+        adv = attack.perturb(net, x[1400:], y[1400:])
+        return float((logits_of(net, adv).argmax(1) == y[1400:]).float().mean())
+
+    for epoch in range(10):
+        net.train()
+        part.set_epoch(epoch)
+        for rows in torch.randperm(1400).split(100):
+            optimizer.zero_grad()
+            part.loss(net, x[rows], y[rows]).backward()
+            optimizer.step()
+    trained = robust_accuracy()
+    assert trained > 0.5, trained
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x, y: (x + 0.5, y), ValueError, r"images span \[0.5, 1.5\]; allowed is \[0, 1\]"),
+        (lambda x, y: ((255 * x).byte(), y), TypeError, "images are torch.uint8; a floating-point tensor is needed"),
+        (lambda x, y: (x.numpy(), y), TypeError, "images are ndarray; a floating-point tensor is needed"),
+        (lambda x, y: (x * torch.nan, y), ValueError, "images contain NaN or infinite values; they must be finite"),
+        (lambda x, y: (x[0], y), ValueError, r"images have shape \(1, 8, 8\); \(N, C, H, W\)"),
+        (lambda x, y: (x[:0], y[:0]), ValueError, r"images have shape \(0, 1, 8, 8\); \(N, C, H, W\) with N >= 1"),
+        (lambda x, y: (x, y[:3]), ValueError, r"labels have shape \(3,\); expected \(16,\), \(16, 1\) or \(16, K\)"),
+        (lambda x, y: (x, y + 5), ValueError, r"labels contain class 1\d; allowed is 0 to 9"),
+        (lambda x, y: (x, y - 5), ValueError, r"labels contain class -\d; allowed is 0 and above"),
+        (lambda x, y: (x, y + 0.5), ValueError, "labels are not whole numbers; class indices are needed"),
+        (lambda x, y: (x, torch.rand(16, 10)), ValueError, r"labels of shape \(16, 10\) are not one-hot"),
+    ],
+)
+def test_wrong_batches(digits_net, batch, change, error, message):
+    before = snapshot(digits_net)
+    with pytest.raises(error, match=message):
+        PART("at", burn_in=0).loss(digits_net, *change(*batch))
+    assert_untouched(digits_net, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps=0 is not allowed; it must be >= 1"),
+        ({"alpha": 0}, "alpha=0 is not allowed; it must be > 0"),
+        ({"burn_in": -1}, "burn_in=-1 is not allowed; it must be >= 0"),
+        ({"mask_every": 0}, "mask_every=0 is not allowed; it must be >= 1"),
+        ({"eps_low": 0.5}, "eps_low=0.5 is larger than eps"),
+    ],
+)
+def test_wrong_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        PART(**options)
+
+
+def test_settings_of_the_wrong_type():
+    with pytest.raises(TypeError, match=r"steps=2.5 is a float; an integer is needed"):
+        PART(steps=2.5)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'treshold'"):
+        PART(treshold=2)
+
+
+def test_a_model_that_returns_no_logits(batch):
+    with pytest.raises(
+        ValueError, match=r"the model's output is \(16, 1, 8, 8\); logits of shape \(16, K\) are needed"
+    ):
+        PART("at", burn_in=0, budget=FixedBudget(0.1)).loss(nn.Conv2d(1, 1, 1), *batch)
+
+
+def test_repr():
+    assert repr(PART("trades", eps=0.2, eps_low=0.1)) == (
+        "PART(TRADES(beta=6.0), PixelBudget(eps=0.2, eps_low=0.1, cam=gradcam, target_layers=auto, threshold=1.0, "
+        f"target=predicted), alpha={2 / 255}, steps=10, burn_in=20, mask_every=1)"
+    )
