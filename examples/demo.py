@@ -18,7 +18,7 @@ from part_plugin.plots import plot_budgets
 
 matplotlib.use("Agg")
 
-EPS, EPS_LOW, EPOCHS, SEED = 0.15, 0.15 * 7 / 8, 30, 0
+EPS, EPS_LOW, EPOCHS, SEED = 0.1, 0.1 * 7 / 8, 30, 0
 OUT = Path("demo-results")
 # a small one of RobustBench's networks, without strides: the maps are as fine as the 8x8 images
 ARCHITECTURE = "robust_wide_resnet.RobustWideResNet"
@@ -54,7 +54,7 @@ def main():
     for name, eps_low in (("AT", EPS), ("PART", EPS_LOW)):  # equal radii are plain adversarial training
         train(name, eps_low, x_train, y_train)
         models[name], _ = load_checkpoint(OUT / f"{name}.pt")
-        result = evaluate(models[name], x_test, y_test, eps=EPS, name=name)
+        result = evaluate(models[name], x_test, y_test, eps=EPS, batch_size=900, name=name)
         print(result, flush=True)
         rows.append(result.row())
     table = pd.DataFrame(rows).set_index("model")

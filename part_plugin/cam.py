@@ -7,8 +7,10 @@ autograd graph is built below that layer, nothing leaves the device, `.grad` is 
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -75,9 +77,7 @@ def class_activation_map(
         images = images.detach().clone()  # a model may work in place on its input
         layers = resolve_target_layers(model, target_layers, images)
         if cam not in METHODS:
-            from .adapters.gradcam import library_map
-
-            return library_map(model, images, classes, cam, list(layers.values()), reshape_transform)
+            return _library(cam).library_map(model, images, classes, cam, list(layers.values()), reshape_transform)
         recorded = _record(model, images, classes, layers, reshape_transform)
         maps = [_scale(_native_map(cam, *pair).relu()) for pair in recorded]
         resized = [F.interpolate(m, images.shape[-2:], mode="bilinear", align_corners=False) for m in maps]
@@ -87,9 +87,16 @@ def class_activation_map(
 def check_cam(cam: Any) -> None:
     """Raise unless `cam` names a method: one of ours, or a pytorch-grad-cam class or its name."""
     if not isinstance(cam, type) and cam not in METHODS:
-        from .adapters.gradcam import library_methods
+        check_choice("cam", cam, [*METHODS, *_library(cam).library_methods()])
 
-        check_choice("cam", cam, [*METHODS, *library_methods()])
+
+def _library(cam: str | type) -> ModuleType:
+    try:
+        return importlib.import_module("part_plugin.adapters.gradcam")
+    except ImportError as error:
+        raise ImportError(
+            f"cam={cam!r} needs pytorch-grad-cam, which is not installed: pip install grad-cam"
+        ) from error
 
 
 def resolve_target_layers(

@@ -1,0 +1,157 @@
+import base64
+import hashlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import SmallNet
+from torch import nn
+
+from part_plugin import evaluate, load_checkpoint, save_checkpoint
+from part_plugin.adapters.robustbench import build_model, check_own_files
+
+SMALL = ("robust_wide_resnet.RobustWideResNet",)
+ARGUMENTS = {"channel_configs": [4, 4, 8, 8], "depth_configs": [1, 1, 1], "stride_config": [1, 1, 1]}
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    model = build_model(*SMALL, ARGUMENTS)
+    model(torch.rand(32, 3, 8, 8))  # batch norm statistics of its own
+    return model.eval()
+
+
+def test_import_robustbench_works_through_the_adapter():
+    """In a new interpreter, and without leaving a stand-in for autoattack behind."""
+    code = (
+        "import sys, part_plugin.adapters.robustbench, robustbench\n"
+        "from robustbench.eval import benchmark\n"
+        "from robustbench.utils import load_model\n"
+        "print(robustbench.load_cifar10.__name__, 'autoattack' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["load_cifar10", "False"]
+
+
+def test_benchmark_calls_autoattack_with_arguments_it_takes(network, monkeypatch):
+    """robustbench.benchmark itself runs, on images in the place of CIFAR-10's."""
+    import robustbench.eval
+
+    torch.manual_seed(1)
+    x, y = torch.rand(6, 3, 8, 8), torch.arange(6)
+    monkeypatch.setattr(robustbench.eval, "load_clean_dataset", lambda *args: (x, y))
+    clean, robust = robustbench.eval.benchmark(network, n_examples=6, eps=0.3, batch_size=6)
+    assert clean == pytest.approx(evaluate(network, x, y, attacks=["natural"], verbose=False)["natural"].accuracy)
+    assert 0 <= robust <= clean
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "size"),
+    [
+        ("resnet.ResNet18", {}, 32),
+        ("wide_resnet.WideResNet", {"depth": 10, "widen_factor": 1, "num_classes": 7}, 32),
+        ("robust_wide_resnet.RobustWideResNet", ARGUMENTS, 8),
+    ],
+)
+def test_a_checkpoint_round_trip(tmp_path, architecture, arguments, size):
+    torch.manual_seed(0)
+    model = build_model(architecture, arguments)
+    num_classes = arguments.get("num_classes", 10)
+    path = tmp_path / "models" / "part.pt"
+    training = {"method": "PART", "eps": 8 / 255, "epochs": 80, "history": [1.0, 0.5], "note": None}
+    save_checkpoint(path, model, architecture, num_classes, arguments, training=training)
+    assert [file.name for file in path.parent.iterdir()] == ["part.pt"]
+    loaded, description = load_checkpoint(path)
+    assert not loaded.training
+    images = torch.rand(3, 3, size, size)
+    assert torch.equal(loaded(images), model.eval()(images))
+    assert description["training"] == training
+    assert description["architecture"] == architecture
+    assert description["num_classes"] == num_classes
+    assert "state_dict" not in description
+    result = evaluate(loaded, images, torch.arange(3), attacks=["natural", "pgd2"], verbose=False)
+    assert len(result.results) == 2
+
+
+def test_normalisation_travels_with_the_weights(tmp_path, network):
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    save_checkpoint(tmp_path / "a.pt", network, *SMALL, 10, ARGUMENTS, mean=mean, std=std)
+    loaded, _ = load_checkpoint(tmp_path / "a.pt")
+    images = torch.rand(2, 3, 8, 8)
+    normalised = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    torch.testing.assert_close(loaded(images), network(normalised))
+
+
+def test_wrapped_models_are_saved_bare(tmp_path, network):
+    save_checkpoint(tmp_path / "a.pt", nn.DataParallel(network), *SMALL, 10, ARGUMENTS)
+    loaded, _ = load_checkpoint(tmp_path / "a.pt")
+    assert torch.equal(loaded.fc.weight, network.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"architecture": "resnet.ResNet19"}, "architecture='resnet.ResNet19' is not known"),
+        ({"architecture": "os.system"}, "architecture='os.system' is not known"),
+        ({"architecture": "resnet.F"}, "architecture='resnet.F' is not known"),
+        (
+            {"architecture": "resnet.ResNet18", "arguments": {}},
+            "the weights do not fit architecture 'resnet.ResNet18': ",
+        ),
+        ({"arguments": {"depth": 3}}, r"arguments=\{'depth': 3\} do not fit architecture"),
+        ({"num_classes": 5}, "num_classes=5 does not fit the weights, which have 10"),
+        ({"mean": [0.5] * 3}, "mean and std go together; give both or neither"),
+    ],
+)
+def test_a_description_that_does_not_fit_writes_nothing(tmp_path, network, options, message):
+    settings = {"architecture": SMALL[0], "num_classes": 10, "arguments": ARGUMENTS} | options
+    with pytest.raises(ValueError, match=message):
+        save_checkpoint(tmp_path / "a.pt", network, **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_settings_must_be_plain_data(tmp_path, network):
+    save_checkpoint(tmp_path / "a.pt", network, *SMALL, 10, ARGUMENTS)
+    before = (tmp_path / "a.pt").read_bytes()
+    with pytest.raises(Exception, match="SmallNet"):
+        save_checkpoint(tmp_path / "a.pt", network, *SMALL, 10, ARGUMENTS, training={"model": SmallNet()})
+    assert (tmp_path / "a.pt").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_files_that_are_no_checkpoints(tmp_path, network):
+    with pytest.raises(FileNotFoundError, match=r"none.pt' does not exist"):
+        load_checkpoint(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(ValueError, match=r"text.pt' is damaged or holds more than plain data and tensors"):
+        load_checkpoint(tmp_path / "text.pt")
+    torch.save(network, tmp_path / "pickle.pt")
+    with pytest.raises(ValueError, match=r"pickle.pt' is damaged or holds more than plain data"):
+        load_checkpoint(tmp_path / "pickle.pt")
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights.pt' was not written by save_checkpoint"):
+        load_checkpoint(tmp_path / "weights.pt")
+
+
+def test_own_files_of_robustbench_are_recognised(tmp_path, monkeypatch):
+    """The file of another package over one of RobustBench's, as torchattacks' wheel leaves it."""
+    check_own_files()  # as installed here
+    content = b"the file that RobustBench installed\n"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    info = tmp_path / "robustbench-1.1.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: robustbench\nVersion: 1.1.1\n")
+    (info / "RECORD").write_text(f"robustbench/eval.py,sha256={digest},{len(content)}\n")
+    (tmp_path / "robustbench").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "robustbench" / "eval.py").write_bytes(content)
+    check_own_files()
+    remedy = "pip install --force-reinstall --no-deps robustbench"
+    (tmp_path / "robustbench" / "eval.py").write_text("an older one\n")
+    with pytest.raises(ImportError, match=rf"1 of robustbench's files .*robustbench/eval.py.*torchattacks.*{remedy}"):
+        check_own_files()
+    (tmp_path / "robustbench" / "eval.py").unlink()
+    with pytest.raises(ImportError, match=remedy):
+        check_own_files()
