@@ -18,7 +18,7 @@ from part_plugin.plots import plot_budgets
 
 matplotlib.use("Agg")
 
-EPS, EPS_LOW, EPOCHS, SEED = 0.1, 0.1 * 7 / 8, 30, 0
+EPS, EPS_LOW, EPOCHS, SEED = 0.2, 0.2 * 7 / 8, 20, 0
 OUT = Path("demo-results")
 # a small one of RobustBench's networks, without strides: the maps are as fine as the 8x8 images
 ARCHITECTURE = "robust_wide_resnet.RobustWideResNet"
@@ -28,21 +28,21 @@ ARGUMENTS = {"channel_configs": [8, 8, 16, 16], "depth_configs": [1, 1, 1], "str
 def data():
     x, y = load_digits(return_X_y=True)
     x = np.repeat((x / 16).astype(np.float32).reshape(-1, 1, 8, 8), 3, axis=1)
-    return train_test_split(x, y, test_size=900, random_state=0, stratify=y)
+    return train_test_split(x, y, test_size=400, train_size=900, random_state=0, stratify=y)
 
 
 def train(name, eps_low, x, y):
     torch.manual_seed(SEED)
     np.random.seed(SEED)
     model = build_model(ARCHITECTURE, ARGUMENTS)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     classifier = PyTorchClassifier(
         model, torch.nn.CrossEntropyLoss(), (3, 8, 8), 10, optimizer=optimizer, clip_values=(0, 1)
     )
     attack = ProjectedGradientDescent(classifier, eps=EPS, eps_step=EPS / 4, max_iter=10, num_random_init=1)
     trainer = PARTTrainer(classifier, attack, eps_low=eps_low)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [EPOCHS * 3 // 4])
-    trainer.fit(x, y, nb_epochs=EPOCHS, scheduler=schedule)
+    trainer.fit(x, y, batch_size=32, nb_epochs=EPOCHS, scheduler=schedule)
     training = {"method": name, "eps": EPS, "eps_low": eps_low, "epochs": EPOCHS, "seed": SEED}
     save_checkpoint(OUT / f"{name}.pt", model, ARCHITECTURE, 10, ARGUMENTS, training=training)
 
@@ -54,7 +54,7 @@ def main():
     for name, eps_low in (("AT", EPS), ("PART", EPS_LOW)):  # equal radii are plain adversarial training
         train(name, eps_low, x_train, y_train)
         models[name], _ = load_checkpoint(OUT / f"{name}.pt")
-        result = evaluate(models[name], x_test, y_test, eps=EPS, batch_size=900, name=name)
+        result = evaluate(models[name], x_test, y_test, eps=EPS, batch_size=400, name=name)
         print(result, flush=True)
         rows.append(result.row())
     table = pd.DataFrame(rows).set_index("model")

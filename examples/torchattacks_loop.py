@@ -6,7 +6,7 @@ from torch import nn
 
 from part_plugin import PixelPGD  # was: from torchattacks import PGD
 
-EPS, EPOCHS = 0.1, 8
+EPOCHS = 8
 
 
 def main():
@@ -19,9 +19,7 @@ def main():
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10),
     )  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    attack = PixelPGD(
-        model, eps=EPS, eps_low=7 / 8 * EPS, alpha=EPS / 4
-    )  # was: attack = PGD(model, eps=EPS, alpha=EPS / 4)
+    attack = PixelPGD(model, eps=0.1, eps_low=0.09, alpha=0.025)  # was: attack = PGD(model, eps=0.1, alpha=0.025)
 
     for epoch in range(EPOCHS):
         model.train()

@@ -40,8 +40,8 @@ def test_two_lines_away_from_the_toolkit_alone(name, tmp_path):
 
 def test_the_demo_writes_what_it_says(tmp_path):
     script = (EXAMPLES / "demo.py").read_text()
-    short = script.replace("7 / 8, 30, 0", "7 / 8, 4, 0")
-    short = short.replace("test_size=900", "test_size=20, train_size=200")
+    short = script.replace("7 / 8, 20, 0", "7 / 8, 4, 0")
+    short = short.replace("test_size=400, train_size=900", "test_size=20, train_size=200")
     assert short.count("test_size=20") == 1
     assert "7 / 8, 4, 0" in short
     (tmp_path / "demo.py").write_text(short)

@@ -47,7 +47,7 @@ model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn
 x = 0.5 * torch.rand(64, 1, 8, 8)
 y = (torch.arange(64) % 2)
 x[y == 1] += 0.2
-optimizer = torch.optim.SGD(model.parameters(), 0.1)
+optimizer = torch.optim.SGD(model.parameters(), 0.01)
 for objective in ("at", "trades", "mart"):
     part = PART(objective, eps=0.05, eps_low=0.04, alpha=0.02, steps=3, burn_in=0)
     losses = []
