@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import ModuleType
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from .checks import check_choice, check_class_range
 from .surrogate import logits_of, network_of, undisturbed, without_wrappers
+
+logger = logging.getLogger(__name__)
 
 Layer = str | nn.Module
 
@@ -105,16 +108,19 @@ def resolve_target_layers(
     """Return the target layers by their dotted name; `None` finds the last one with spatial extent."""
     network = network_of(model)
     if target_layers is None:
-        name = _found.get(network) or _find_target_layer(model, network, images)
-        _found[network] = name
-        return {name: network.get_submodule(name)}
+        by_size = _found.setdefault(network, {})
+        size = images.shape[1:]
+        if size not in by_size:
+            by_size[size] = _find_target_layer(model, network, images)
+            logger.info("target_layers=None: %r of %s is mapped", by_size[size], type(network).__name__)
+        return {by_size[size]: network.get_submodule(by_size[size])}
     wanted = [target_layers] if isinstance(target_layers, (str, nn.Module)) else list(target_layers)
     if not wanted:
         raise ValueError("target_layers is empty; give at least one module or dotted name, or None")
     return dict(_lookup(network, layer) for layer in wanted)
 
 
-_found: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_found: WeakKeyDictionary[nn.Module, dict[torch.Size, str]] = WeakKeyDictionary()
 
 
 def _lookup(network: nn.Module, layer: Layer) -> tuple[str, nn.Module]:

@@ -88,6 +88,8 @@ class PART:
         self.clip = clip
         self.seed = seed
         self.step = 0
+        self.attacked = 0
+        self._zero_gradients = torch.zeros((), dtype=torch.long)
         self.epoch: int | None = None
         self._masks: dict[int, np.ndarray] = {}
         self._masks_since: int | None = None
@@ -146,7 +148,17 @@ class PART:
                 check_class_range(y, logits.shape[1])
             return self.objective.attack_loss(logits, y, natural_logits)
 
-        return pixel_ag(loss, x, radii, self.alpha, self.steps, self._start(x, radii), self.clip)
+        return pixel_ag(loss, x, radii, self.alpha, self.steps, self._start(x, radii), self.clip, self._watch)
+
+    @property
+    def zero_gradients(self) -> int:
+        """How many of the `attacked` samples gave the attack no gradient to follow (gradient masking)."""
+        return int(self._zero_gradients)
+
+    def _watch(self, gradient: Tensor) -> None:
+        largest = gradient.flatten(1).abs().amax(1)
+        self.attacked += len(gradient)
+        self._zero_gradients = self._zero_gradients.to(gradient.device) + (~(largest > 0) | largest.isinf()).sum()
 
     def training_pass(self, model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> Outputs:
         """Return the objective's loss on images `x`, adversarial examples `adv` and labels `y`."""

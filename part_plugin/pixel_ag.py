@@ -23,6 +23,7 @@ def pixel_ag(
     steps: int,
     start: Tensor | None = None,
     clip: Clip = (0.0, 1.0),
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Maximise loss(x + d) subject to |d_i| <= radii_i and clip[0] <= x + d <= clip[1] (Eq. 4).
 
@@ -38,14 +39,17 @@ def pixel_ag(
         steps: number of gradient steps.
         start: first iterate, inside the budget; default: x itself.
         clip: allowed range of x + d.
+        watch: called with the first gradient, to look for samples that have none.
 
     Returns:
         x + d, (N, C, H, W), detached.
     """
     adv = (images if start is None else start).detach().clone()
-    for _ in range(steps):
+    for step in range(steps):
         adv.requires_grad_()
         gradient = torch.autograd.grad(loss(adv), adv)[0]
+        if step == 0 and watch is not None:
+            watch(gradient)
         adv = project(images, adv.detach() + alpha * gradient.sign(), radii, clip).detach()
     return adv
 

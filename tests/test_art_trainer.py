@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -345,3 +347,36 @@ def test_a_fixed_budget_trains_too(arrays):
     trainer = PARTTrainer(classifier, pgd(classifier), budget=budget)
     trainer.fit(arrays[0][:256], arrays[1][:256], nb_epochs=4, verbose=False)
     assert trainer.history[-1]["loss"] < trainer.history[0]["loss"]
+
+
+def test_every_epoch_leaves_a_line_of_json(arrays, tmp_path):
+    classifier = fresh()
+    trainer = PARTTrainer(classifier, pgd(classifier), log_path=tmp_path / "log.jsonl")
+    trainer.fit(arrays[0][:64], arrays[1][:64], nb_epochs=3, verbose=False)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == trainer.history
+    assert set(lines[0]) >= {"epoch", "lr", "loss", "adv_accuracy", "no_signal", "zero_gradient", "seconds"}
+
+
+def test_a_model_that_masks_its_gradient_is_reported(arrays, caplog):
+    class Quantised(SmallNet):
+        def forward(self, x):
+            return super().forward((8 * x).round() / 8)
+
+    torch.manual_seed(0)
+    classifier = classify(Quantised())
+    trainer = PARTTrainer(classifier, pgd(classifier), burn_in=0)
+    trainer.fit(arrays[0][:64], arrays[1][:64], nb_epochs=1, verbose=False)
+    assert trainer.history[0]["zero_gradient"] == 1
+    assert "100% of the samples gave the attack no gradient" in caplog.text
+
+
+def test_validation_does_not_change_the_training(arrays):
+    weights = []
+    for validation in (None, (arrays[0][1700:], arrays[1][1700:])):
+        classifier = fresh()
+        trainer = PARTTrainer(classifier, pgd(classifier))
+        trainer.fit(arrays[0][:128], arrays[1][:128], nb_epochs=2, verbose=False, validation_data=validation)
+        assert trainer.history[-1]["zero_gradient"] == 0
+        weights.append(classifier.model.head.weight)
+    assert torch.equal(*weights)

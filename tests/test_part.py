@@ -239,6 +239,41 @@ def test_a_model_that_returns_no_logits(batch):
         PART("at", burn_in=0, budget=FixedBudget(0.1)).loss(nn.Conv2d(1, 1, 1), *batch)
 
 
+def test_the_step_stays_on_the_device(digits_net, batch, monkeypatch):
+    """Neither numpy nor a copy to the CPU inside the loss of a batch."""
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("left the device")
+
+    part = PART("trades", burn_in=0, **SETTINGS)
+    part.budget(digits_net, *batch)
+    for name in ("cpu", "numpy", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, forbidden)
+    part.loss(digits_net, *batch)
+
+
+def test_distributed_data_parallel(digits_net, batch, tmp_path):
+    """The attack runs on the module inside, the loss through the wrapper, whose gradients are those of one process."""
+    expected = PART("trades", burn_in=0, seed=0, **SETTINGS).loss(digits_net, *batch)
+    gradients = torch.autograd.grad(expected, list(digits_net.parameters()))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(digits_net)
+        PART("trades", burn_in=0, seed=0, **SETTINGS).loss(wrapped, *batch).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for parameter, gradient in zip(digits_net.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_a_criterion_of_ones_own(digits_net, batch):
+    smoothed = nn.CrossEntropyLoss(label_smoothing=0.3)
+    part = PART(AT(smoothed), burn_in=0, seed=0, **SETTINGS)
+    adv = part.perturb(digits_net, *batch)
+    part.step = 0
+    assert torch.equal(part.loss(digits_net, *batch), smoothed(digits_net(adv), batch[1]))
+
+
 def test_repr():
     assert repr(PART("trades", eps=0.2, eps_low=0.1)) == (
         "PART(TRADES(beta=6.0), PixelBudget(eps=0.2, eps_low=0.1, cam=gradcam, target_layers=auto, threshold=1.0, "

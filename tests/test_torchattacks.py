@@ -223,6 +223,40 @@ def test_no_trace_on_the_model(lived_in, batch, name, context):
     assert torch.equal(adv, run(attack, *batch))
 
 
+def test_no_trace_after_saving(lived_in, batch, tmp_path):
+    attack = PixelPGD(lived_in, eps=EPS, eps_low=EPS / 2, steps=2)
+    attack.set_mode_targeted_least_likely(quiet=True)
+    before = snapshot(lived_in)
+    attack.save(DataLoader(TensorDataset(*batch), batch_size=8), str(tmp_path / "adv.pt"), verbose=False)
+    assert_untouched(lived_in, before)
+
+
+def test_a_compiled_model(digits_net, batch):
+    expected = run(PixelPGD(digits_net, eps=EPS, eps_low=EPS / 2), *batch)
+    compiled = torch.compile(digits_net, backend="eager")
+    assert torch.equal(run(PixelPGD(compiled, eps=EPS, eps_low=EPS / 2), *batch), expected)
+
+
+LINF = (
+    "APGD", "APGDT", "BIM", "DIFGSM", "EOTPGD", "FAB", "FFGSM", "FGSM", "Jitter", "MIFGSM", "NIFGSM", "PGD", "PGDRS",
+    "RFGSM", "SINIFGSM", "SPSA", "Square", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINF)
+def test_every_linf_attack_of_torchattacks_keeps_the_budget(batch, name):
+    torch.manual_seed(0)
+    net = SmallNet(3).eval()
+    images = batch[0][:4].expand(-1, 3, -1, -1) * 0.9
+    labels = net(images).argmax(1)  # Square leaves alone what is misclassified already
+    fewer = {"Square": {"n_queries": 20}, "SPSA": {"max_batch_size": 8, "nb_iter": 1, "nb_sample": 8}}.get(name, {})
+    base = getattr(torchattacks, name)(net, eps=EPS, **fewer)
+    adv = run(PixelAttack(base, eps_low=EPS / 4), images, labels)
+    radii = PixelBudget(EPS, EPS / 4)(net, images)
+    assert ((adv - images).abs() <= radii + 1e-6).all()
+    assert (adv != images).any() or name == "FAB"  # which looks further away than eps first
+
+
 class Fragile(SmallNet):
     """Breaks at a forward pass of choice, with its mode changed and gradients on."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -21,7 +23,7 @@ from tqdm.auto import tqdm
 from ..budget import Budget, FixedBudget
 from ..checks import check_count, check_images, check_number, class_indices
 from ..objectives import AT, MART, TRADES, Objective
-from ..part import PART
+from ..part import PART, Outputs
 from ..surrogate import logits_of
 from .art import (
     PixelEvasionAttack,
@@ -62,8 +64,8 @@ class PARTTrainer(Trainer):
     Class performing pixel-reweighted adversarial training (PART): adversarial training with full `eps` on the pixels
     that a class activation map calls important and `eps_low` elsewhere. Takes the place of `AdversarialTrainer`.
 
-    After `fit`, `history` holds a dictionary for every epoch: loss, accuracies, learning rate, seconds, and the share
-    of maps that had no signal.
+    After `fit`, `history` holds a dictionary for every epoch: loss, accuracies, learning rate, seconds, the share of
+    maps without signal and that of samples without gradient.
 
     | Paper link: https://arxiv.org/abs/2406.00685
     """
@@ -81,6 +83,7 @@ class PARTTrainer(Trainer):
         cam: str | type = "gradcam",
         target_layers: Any = None,
         budget: Budget | None = None,
+        log_path: str | os.PathLike | None = None,
         **budget_options: Any,
     ) -> None:
         """
@@ -96,6 +99,7 @@ class PARTTrainer(Trainer):
         :param burn_in: Number of first epochs of a `fit` with eps everywhere; default a quarter, as in the paper.
         :param mask_every: Renew the masks every so many epochs (`fit` only; the images must not be augmented).
         :param cam, target_layers, budget, budget_options: See `PixelBudget`.
+        :param log_path: File to which the record of each epoch is appended as a line of JSON.
         """
         check_classifier(classifier)
         if not 0 < check_number("ratio", ratio) <= 1:
@@ -110,6 +114,7 @@ class PARTTrainer(Trainer):
         self.attacks = [self._lifted(attack, eps_low, options) for attack in listed]
         self.ratio = ratio
         self.burn_in = burn_in
+        self.log_path = log_path
         self.mask_every = check_count("mask_every", mask_every)
         self.history: list[dict[str, float]] = []
 
@@ -245,35 +250,23 @@ class PARTTrainer(Trainer):
         rotation: Iterator[_LiftedPART],
         bar: tqdm,
     ) -> dict[str, float]:
-        classifier, began = self._classifier, time.perf_counter()
+        classifier = self._classifier
         view = classifier_view(classifier)
-        maps_before = _map_counts(parts)
-        loss_sum = adv_hits = natural_hits = seen = 0.0
+        tally = _Tally(parts)
         for part in parts:
             part.set_epoch(epoch)
         classifier._model.train(True)
+        bar.set_description(f"{self._name}{' burn-in' if parts[0].burning_in else ''} epoch {epoch + 1}")
         for (x, y, index), part in zip(batches, rotation, strict=False):
             x, y = x.to(classifier.device), y.to(classifier.device)
             outputs = part.training_pass(view, x, self._attacked(part, view, x, y, index), y)
             classifier.optimizer.zero_grad()
             outputs.loss.backward()
             classifier.optimizer.step()
-            seen += len(x)
-            loss_sum += outputs.loss.item() * len(x)
-            adv_hits += _hits(outputs.adv_logits, y)
-            if outputs.natural_logits is not None:
-                natural_hits += _hits(outputs.natural_logits, y)
-            bar.set_description(f"{self._name}{' burn-in' if part.burning_in else ''} epoch {epoch + 1}", refresh=False)
-            bar.set_postfix({**_shown(self.history), "loss": f"{loss_sum / seen:.3f}", "adv": f"{adv_hits / seen:.1%}"})
+            tally.add(outputs, y)
+            bar.set_postfix(_shown(self.history) | tally.shown())
             bar.update()
-        maps, blank = (after - before for after, before in zip(_map_counts(parts), maps_before, strict=True))
-        record = {"epoch": epoch, "loss": loss_sum / seen, "adv_accuracy": adv_hits / seen}
-        if parts[0].objective.needs_natural:
-            record["natural_accuracy"] = natural_hits / seen
-        record["lr"] = classifier.optimizer.param_groups[0]["lr"]
-        record["no_signal"] = blank / maps if maps else 0.0
-        record["seconds"] = time.perf_counter() - began
-        return record
+        return {"epoch": epoch, "lr": classifier.optimizer.param_groups[0]["lr"]} | tally.record()
 
     def _attacked(self, part: PART, view: nn.Module, x: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
         if self.ratio == 1:
@@ -292,6 +285,7 @@ class PARTTrainer(Trainer):
             alpha=part.budget.eps / 4,
             burn_in=0,
             clip=part.clip,
+            seed=0,
         )
         hits = {"val_natural": 0.0, "val_pgd10": 0.0}
         self._classifier._model.eval()
@@ -312,6 +306,11 @@ class PARTTrainer(Trainer):
             logger.warning(
                 "%.0f%% of the maps had no signal; those samples kept the full eps", 100 * record["no_signal"]
             )
+        if record["zero_gradient"] > 0.01:
+            logger.warning("%.0f%% of the samples gave the attack no gradient", 100 * record["zero_gradient"])
+        if self.log_path is not None:
+            with open(self.log_path, "a", encoding="utf-8") as log:
+                log.write(json.dumps(record) + "\n")
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(record["loss"])
         elif scheduler is not None:
@@ -375,14 +374,44 @@ class PARTTrainerMART(_TwoTermTrainer):
         return MART(self.beta)
 
 
+class _Tally:
+    """Sums over one epoch, and what the parts counted meanwhile."""
+
+    def __init__(self, parts: Sequence[_LiftedPART]):
+        self.parts = parts
+        self.began = time.perf_counter()
+        self.before = self._counts()
+        self.seen = self.loss = self.adv_hits = self.natural_hits = 0.0
+
+    def add(self, outputs: Outputs, labels: Tensor) -> None:
+        self.seen += len(labels)
+        self.loss += outputs.loss.item() * len(labels)
+        self.adv_hits += _hits(outputs.adv_logits, labels)
+        if outputs.natural_logits is not None:
+            self.natural_hits += _hits(outputs.natural_logits, labels)
+
+    def shown(self) -> dict[str, str]:
+        return {"loss": f"{self.loss / self.seen:.3f}", "adv": f"{self.adv_hits / self.seen:.1%}"}
+
+    def record(self) -> dict[str, float]:
+        maps, no_signal, attacked, zero_gradients = self._counts() - self.before
+        record = {"loss": self.loss / self.seen, "adv_accuracy": self.adv_hits / self.seen}
+        if self.parts[0].objective.needs_natural:
+            record["natural_accuracy"] = self.natural_hits / self.seen
+        record["no_signal"] = float(no_signal / max(maps, 1))
+        record["zero_gradient"] = float(zero_gradients / max(attacked, 1))
+        record["seconds"] = time.perf_counter() - self.began
+        return record
+
+    def _counts(self) -> np.ndarray:
+        budgets = {id(part.budget): part.budget for part in self.parts}.values()
+        made = [[getattr(budget, name, 0) for name in ("images", "no_signal")] for budget in budgets]
+        attacked = [[part.attacked, part.zero_gradients] for part in self.parts]
+        return np.concatenate([np.sum(made, axis=0), np.sum(attacked, axis=0)])
+
+
 def _hits(logits: Tensor, labels: Tensor) -> int:
     return int((logits.argmax(1) == labels).sum())
-
-
-def _map_counts(parts: Sequence[PART]) -> tuple[int, int]:
-    """Return how many maps the budgets have made and how many of them had no signal."""
-    budgets = {id(part.budget): part.budget for part in parts}.values()
-    return tuple(sum(getattr(budget, name, 0) for budget in budgets) for name in ("images", "no_signal"))
 
 
 def _shown(history: list[dict[str, float]]) -> dict[str, str]:

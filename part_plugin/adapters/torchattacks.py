@@ -55,6 +55,11 @@ class _PixelAttack(Attack):
             if self._normalization_applied is not applied:
                 self._set_normalization_applied(applied)
 
+    def save(self, *args: Any, **kwargs: Any) -> Any:
+        """Save adversarial inputs from a data loader; see `torchattacks.attack.Attack.save`."""
+        with undisturbed(self.model):
+            return super().save(*args, **kwargs)
+
     def _follow_model(self) -> None:
         """Work where the model is now, which need not be where it was when the attack was made."""
         device = next((parameter.device for parameter in self.model.parameters()), self.device)

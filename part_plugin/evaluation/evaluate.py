@@ -6,6 +6,7 @@ accuracy under it would flatter the model.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import re
 import sys
@@ -151,6 +152,8 @@ def _runner(attack: str) -> Runner:
     if attack == "natural":
         return lambda model, x, y, eps, batch_size, seed, bar: _pgd(0, model, x, y, eps, batch_size, seed, bar)
     if attack == "autoattack":
+        if importlib.util.find_spec("pyautoattack") is None:
+            raise ImportError("attacks holds 'autoattack', which is not installed: pip install pyautoattack")
         return _autoattack
     steps = re.fullmatch(r"pgd([1-9]\d*)", str(attack))
     if steps is None:
