@@ -112,7 +112,11 @@ class FixedBudget:
         self._radii = torch.as_tensor(eps, dtype=torch.float64)
         if self._radii.numel() == 0 or not bool(((self._radii >= 0) & self._radii.isfinite()).all()):
             raise ValueError(f"eps={eps} is not allowed; every radius must be finite and >= 0")
-        self.eps = float(self._radii.max())
+
+    @property
+    def eps(self) -> float:
+        """Largest radius."""
+        return float(self._radii.max())
 
     @classmethod
     def quadrant(cls, name: str, eps: float, eps_low: float, size: tuple[int, int]) -> FixedBudget:
@@ -131,7 +135,7 @@ class FixedBudget:
         channels = self._radii.shape[-3] if self._radii.dim() >= 3 else 1
         shape = (len(images), channels, *images.shape[2:])
         try:
-            return self._radii.to(images.device, images.dtype).expand(shape)
+            return self._radii.to(images.dtype).to(images.device).expand(shape)
         except RuntimeError:
             raise ValueError(
                 f"eps of shape {tuple(self._radii.shape)} does not fit images of shape {tuple(images.shape)}"

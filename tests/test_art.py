@@ -174,6 +174,36 @@ def test_wrapped_attacks(digits_net, batch, arrays, name, preprocessing):
     assert f"eps_low={EPS / 4}" in repr(pixel)
 
 
+def test_settings_can_be_changed_as_in_art(digits_net, arrays):
+    classifier = classify(digits_net)
+    changed = PixelProjectedGradientDescent(classifier, eps=0.3, eps_step=0.02, max_iter=2, verbose=False)
+    changed.set_params(eps=0.1, eps_low=0.05, max_iter=5)
+    direct = PixelProjectedGradientDescent(classifier, eps=0.1, eps_low=0.05, eps_step=0.02, max_iter=5, verbose=False)
+    assert np.array_equal(changed.generate(*arrays), direct.generate(*arrays))
+    wrapped = PixelEvasionAttack(FastGradientMethod(classifier, eps=0.3), eps_low=0.05)
+    wrapped.set_params(eps=0.1)
+    again = PixelEvasionAttack(FastGradientMethod(classifier, eps=0.1), eps_low=0.05)
+    assert np.array_equal(wrapped.generate(*arrays), again.generate(*arrays))
+
+
+def test_a_budget_goes_before_eps(digits_net, batch, arrays):
+    classifier = classify(digits_net)
+    budget = PixelBudget(0.1, 0.05)
+    radii = budget(digits_net, batch[0]).numpy()
+    for attack in (
+        PixelProjectedGradientDescent(classifier, eps_step=0.05, max_iter=5, budget=budget, verbose=False),
+        PixelEvasionAttack(FastGradientMethod(classifier, eps=0.3), budget=budget),
+    ):
+        shift = np.abs(attack.generate(*arrays) - arrays[0])
+        assert (shift <= radii + 1e-6).all()
+        assert shift.max() > 0.09
+    assert budget.eps == 0.1
+    with pytest.raises(ValueError, match="budget reaches 0.1, further than eps=0.05 of FastGradientMethod"):
+        PixelEvasionAttack(FastGradientMethod(classifier, eps=0.05), budget=budget)
+    with pytest.raises(AttributeError, match="eps"):
+        PixelProjectedGradientDescent(classifier, budget=FixedBudget(0.1)).set_params(eps=0.2)
+
+
 def test_lifting(digits_net):
     classifier = classify(digits_net)
     plain = ProjectedGradientDescent(

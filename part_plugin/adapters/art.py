@@ -119,8 +119,6 @@ class _PixelEvasion(EvasionAttack):
 
     def radii(self, view: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Return the radius of every pixel of a batch."""
-        if isinstance(self.budget, PixelBudget):
-            self.budget.eps = self.eps
         return self.budget(view, images, labels)
 
     def craft(self, view: nn.Module, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
@@ -172,7 +170,8 @@ class PixelProjectedGradientDescent(_PixelEvasion, ProjectedGradientDescentPyTor
         :param batch_size: Size of the batch on which adversarial samples are generated.
         :param verbose: Show progress bars.
         :param eps_low: Maximum perturbation of the other pixels; default 7/8 of `eps`, the paper's ratio.
-        :param cam, target_layers, budget, budget_options: See `PixelBudget`.
+        :param cam, target_layers, budget_options: See `PixelBudget`.
+        :param budget: A budget to use instead of one made from `eps` and `eps_low`.
         """
         check_classifier(estimator)
         unsupported = {"decay": decay, "random_eps": random_eps, "summary_writer": summary_writer}
@@ -184,7 +183,7 @@ class PixelProjectedGradientDescent(_PixelEvasion, ProjectedGradientDescentPyTor
         super().__init__(
             estimator=estimator,
             norm=norm,
-            eps=eps,
+            eps=self.budget.eps,
             eps_step=eps_step,
             max_iter=max_iter,
             targeted=targeted,
@@ -192,6 +191,16 @@ class PixelProjectedGradientDescent(_PixelEvasion, ProjectedGradientDescentPyTor
             batch_size=batch_size,
             verbose=verbose,
         )
+
+    @property
+    def eps(self) -> float:
+        """Largest radius, that of the important pixels."""
+        return self.budget.eps
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        if value != self.budget.eps:
+            self.budget.eps = value
 
     def craft(self, view: nn.Module, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
         """Return the adversarial examples of one batch within `radii`; of several starts a successful one."""
@@ -250,6 +259,8 @@ class PixelEvasionAttack(_PixelEvasion):
         eps = getattr(attack, "eps", None)
         _check_linf(getattr(attack, "norm", None), eps, type(attack).__name__)
         self.budget = budget or PixelBudget(eps, _low(eps, eps_low), cam, target_layers, **budget_options)
+        if self.budget.eps > eps:
+            raise ValueError(f"budget reaches {self.budget.eps:g}, further than eps={eps:g} of {type(attack).__name__}")
         self.attack = attack
         super().__init__(estimator=attack.estimator)
         self.batch_size = getattr(attack, "batch_size", 32)
@@ -264,6 +275,8 @@ class PixelEvasionAttack(_PixelEvasion):
     @eps.setter
     def eps(self, value: float) -> None:
         self.attack.set_params(eps=value)
+        if isinstance(self.budget, PixelBudget):
+            self.budget.eps = value
 
     def __repr__(self) -> str:
         return super().__repr__().replace("(", f"[{type(self.attack).__name__}](", 1)

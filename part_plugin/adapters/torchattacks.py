@@ -70,14 +70,17 @@ class _PixelAttack(Attack):
         """The model in the units of the images, [0, 1]."""
         return ModelView(self.model, self.normalize if self._normalization_applied is False else None)
 
-    def _checked(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return copies on the model's device; without labels the predicted classes take their place."""
+    def _images(self, images: Tensor) -> Tensor:
+        """Return a copy of the images on the model's device, if they are what they should be."""
         check_images(images, hint=_RANGE_HINT)
-        images = images.clone().detach().to(self.device)
+        return images.clone().detach().to(self.device)
+
+    def _labels(self, labels: Tensor | None, images: Tensor) -> Tensor:
+        """Return class indices on the model's device; without labels the predicted classes."""
         if labels is None:
             with torch.no_grad():
-                return images, logits_of(self._view(), images).argmax(1)
-        return images, class_indices(labels, len(images)).clone().detach().to(self.device)
+                return logits_of(self._view(), images).argmax(1)
+        return class_indices(labels, len(images)).clone().detach().to(self.device)
 
 
 class PixelPGD(_PixelAttack):
@@ -136,7 +139,8 @@ class PixelPGD(_PixelAttack):
         r"""
         Overridden.
         """
-        images, labels = self._checked(images, labels)
+        images = self._images(images)
+        labels = self._labels(labels, images)
         view = self._view()
         radii = self.budget(view, images, labels)
         aim = self.get_target_label(images, labels) if self.targeted else labels
@@ -195,12 +199,12 @@ class PixelTPGD(_PixelAttack):
         r"""
         Overridden.
         """
-        images, predicted_or_given = self._checked(images, labels)
+        images = self._images(images)
         view = self._view()
-        radii = self.budget(view, images, None if labels is None else predicted_or_given)
+        radii = self.budget(view, images, None if labels is None else self._labels(labels, images))
         with torch.no_grad():
             natural_logits = logits_of(view, images)
-        loss = _loss(view, predicted_or_given, TRADES().attack_loss, natural_logits)
+        loss = _loss(view, natural_logits.argmax(1), TRADES().attack_loss, natural_logits)
         return pixel_ag(loss, images, radii, self.alpha, self.steps, gaussian_start(images, radii))
 
 
@@ -254,14 +258,15 @@ class PixelAttack(_PixelAttack):
     @eps.setter
     def eps(self, value: float) -> None:
         self.base_attack.eps = check_number("eps", value)
+        if isinstance(self.budget, PixelBudget):
+            self.budget.eps = self.base_attack.eps
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         r"""
         Overridden.
         """
-        images, labels = self._checked(images, labels)
-        if isinstance(self.budget, PixelBudget):
-            self.budget.eps = self.eps
+        images = self._images(images)
+        labels = self._labels(labels, images)
         view = self._view()
         radii = self.budget(view, images, labels)
         mask = share(radii, self.eps)
