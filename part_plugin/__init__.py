@@ -57,6 +57,8 @@ def _import_adapter(name: str, module: str, toolkit: str, packages: str) -> Any:
     try:
         return importlib.import_module(f"{__name__}.{module}")
     except Exception as error:  # a broken toolkit can raise anything while it is imported
+        if "pip install" in str(error):  # it brings its own remedy
+            raise
         raise ImportError(
             f"part_plugin.{name} needs {toolkit}, which cannot be imported ({error}): pip install {packages}"
         ) from error

@@ -329,7 +329,7 @@ def test_no_trace_on_the_model(lived_in, arrays, wrapped):
     assert_untouched(classifier._model, before)
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(
     st.booleans(),
     st.integers(1, 3),

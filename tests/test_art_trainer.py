@@ -306,7 +306,11 @@ def test_maps_without_signal_are_reported(arrays, caplog):
         ({"attacks": lambda c: pgd(c, norm=2)}, ValueError, "ProjectedGradientDescent with norm=2 and eps=0.1"),
         ({"attacks": lambda c: pgd(c, targeted=True)}, NotImplementedError, "ProjectedGradientDescent is targeted"),
         ({"attacks": lambda c: pgd(fresh())}, ValueError, "attacks another model than the classifier that is trained"),
-        ({"classifier": {"optimizer": False}}, ValueError, "the classifier's optimizer is None; training needs one"),
+        (
+            {"classifier": {"optimizer": False}},
+            ValueError,
+            "optimizer=None leaves nothing to train with; give one to PyTorchClassifier",
+        ),
         ({"fit": {"nb_epochs": 0}}, ValueError, "nb_epochs=0 is not allowed; it must be >= 1"),
         ({"fit": {"batch_size": 0}}, ValueError, "batch_size=0 is not allowed"),
         ({"fit": {"scheduler": "cosine"}}, TypeError, "scheduler is a str; an object with a method step is needed"),

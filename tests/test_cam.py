@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torchvision
-from conftest import SmallNet
+from conftest import SmallNet, assert_untouched, snapshot
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from torch import nn
 from torch.nn.functional import interpolate
@@ -192,6 +192,26 @@ def test_bfloat16(digits_net, batch, how):
     assert maps.dtype == torch.float32
     correlation = torch.corrcoef(torch.stack([maps.flatten(), expected.flatten()]))[0, 1]
     assert correlation > 0.98
+
+
+@pytest.mark.parametrize("cam", ["gradcam", "layercam", "GradCAMPlusPlus", "AblationCAM"])
+def test_no_trace_on_the_model(lived_in, batch, cam):
+    before = snapshot(lived_in)
+    random_state = torch.random.get_rng_state()
+    images = batch[0].clone().requires_grad_()
+    maps = class_activation_map(lived_in, images, cam=cam, target_layers="features.2")
+    assert maps.amax() > 0
+    assert not maps.requires_grad
+    assert images.grad is None
+    assert torch.equal(images, batch[0])
+    with pytest.raises(ValueError, match="class 99"):
+        class_activation_map(lived_in, images, torch.full((16,), 99), cam=cam)
+    lived_in.head.forward = None  # any exception in the middle of the forward pass
+    with pytest.raises(TypeError):
+        class_activation_map(lived_in, images, cam=cam)
+    del lived_in.head.forward
+    assert_untouched(lived_in, before)
+    assert torch.equal(torch.random.get_rng_state(), random_state)
 
 
 def test_weights_made_under_inference_mode_are_refused(batch):

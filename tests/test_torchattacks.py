@@ -300,7 +300,7 @@ def test_model_training_mode_is_honoured(lived_in, batch):
     assert not torch.equal(noisy[0], calm)
 
 
-@settings(max_examples=250)
+@settings(max_examples=750)
 @given(
     st.sampled_from(["PixelPGD", "PixelTPGD", "PixelAttack"]),
     st.integers(1, 3),

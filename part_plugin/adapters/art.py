@@ -111,15 +111,11 @@ class _PixelEvasion(EvasionAttack):
                 batch = images[rows].to(classifier.device)
                 with torch.no_grad():
                     target = logits_of(view, batch).argmax(1) if labels is None else labels[rows].to(batch.device)
-                radii = self.radii(view, batch, target)
+                radii = self.budget(view, batch, target)
                 if mask is not None:
                     radii = radii * mask[rows].to(batch.device)
                 adv[rows] = self.craft(view, batch, target, radii).cpu().numpy()
         return adv
-
-    def radii(self, view: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the radius of every pixel of a batch."""
-        return self.budget(view, images, labels)
 
     def craft(self, view: nn.Module, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
         """Return the adversarial examples of one batch within `radii`, all of them tensors."""

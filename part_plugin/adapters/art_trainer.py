@@ -227,7 +227,7 @@ class PARTTrainer(Trainer):
     ) -> None:
         check_count("nb_epochs", nb_epochs)
         if self._classifier.optimizer is None:
-            raise ValueError("the classifier's optimizer is None; training needs one")
+            raise ValueError("optimizer=None leaves nothing to train with; give one to PyTorchClassifier")
         if scheduler is not None and not callable(getattr(scheduler, "step", None)):
             raise TypeError(f"scheduler is a {type(scheduler).__name__}; an object with a method step is needed")
         validation = None if validation_data is None else self._checked(*validation_data)

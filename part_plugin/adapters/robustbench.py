@@ -7,6 +7,7 @@ Importing this module is enough for `import robustbench` to work: release 1.1.1 
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import importlib
 import importlib.util
@@ -35,10 +36,13 @@ def check_own_files() -> None:
     The wheel of torchattacks 3.5.1 carries an old copy of it; whichever is installed last wins.
     """
     try:
-        files = metadata.files("robustbench") or []
+        installed = metadata.distribution("robustbench")
     except metadata.PackageNotFoundError:
         raise ImportError("robustbench is not installed") from None
-    wrong = [str(file) for file in files if file.suffix == ".py" and file.hash and _digest(file) != file.hash.value]
+    rows = csv.reader((installed.read_text("RECORD") or "").splitlines())
+    wrong = [
+        name for name, digest, _ in rows if name.endswith(".py") and digest != _digest(installed.locate_file(name))
+    ]
     if wrong:
         raise ImportError(
             f"{len(wrong)} of robustbench's files are missing or another package's ({wrong[0]}), most likely because "
@@ -46,10 +50,10 @@ def check_own_files() -> None:
         )
 
 
-def _digest(file: metadata.PackagePath) -> str:
-    path = Path(file.locate())
-    content = path.read_bytes() if path.is_file() else b""
-    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+def _digest(file: os.PathLike) -> str:
+    """Return the checksum of a file as pip's RECORD writes it."""
+    content = Path(file).read_bytes() if Path(file).is_file() else b""
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
 
 
 @contextmanager
