@@ -60,9 +60,10 @@ def main():
     table = pd.DataFrame(rows).set_index("model")
     table.to_csv(OUT / "table.csv")
     shown = 100 * table[["natural", "pgd20", "autoattack"]].astype(float)
-    shown.loc["PART - AT"] = shown.loc["PART"] - shown.loc["AT"]
+    printed = shown.map("{:.2f}".format)
+    printed.loc["PART - AT"] = (shown.loc["PART"] - shown.loc["AT"]).map("{:+.2f}".format)
     print(f"\nAccuracy in %, {len(y_test)} test images, l_inf eps = {EPS}, eps_low = {EPS_LOW:g}\n")
-    print(shown.map("{:+.2f}".format).to_string())
+    print(printed.rename_axis(None).to_string())
     figure = plot_budgets(models, torch.from_numpy(x_test[:6]), torch.from_numpy(y_test[:6]), PixelBudget(EPS, EPS_LOW))
     figure.savefig(OUT / "budgets.png", dpi=150)
     print(f"\n{time.perf_counter() - began:.0f} s; wrote", *sorted(str(path) for path in OUT.iterdir()))
