@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_choice, check_class_range
+from .checks import check_batch, check_choice, check_class_range, class_indices
 from .surrogate import logits_of, network_of, undisturbed, without_wrappers
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,9 @@ def class_activation_map(
         ValueError: unknown method or layer, a layer without spatial extent, a class out of range.
     """
     check_cam(cam)
+    check_batch(images)
+    if classes is not None:
+        classes = class_indices(classes, len(images))
     model = without_wrappers(model)
     with undisturbed(model):
         images = images.detach().clone()  # a model may work in place on its input

@@ -52,11 +52,7 @@ def check_images(images: Tensor, clip: Clip = (0.0, 1.0), *, hint: str = "") -> 
 
     A rounding error of 1e-4 of the range is forgiven, as undoing a normalisation makes one.
     """
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images are {kind}; a floating-point tensor is needed (uint8 / 255 for pictures)")
-    if images.dim() != 4 or images.numel() == 0:
-        raise ValueError(f"images have shape {tuple(images.shape)}; (N, C, H, W) with N >= 1 is needed")
+    check_batch(images)
     low, high = (bound if isinstance(bound, Tensor) else torch.tensor(float(bound)) for bound in clip)
     lowest, highest = (value.item() for value in torch.aminmax(images.detach()))
     if not (math.isfinite(lowest) and math.isfinite(highest)):
@@ -66,6 +62,15 @@ def check_images(images: Tensor, clip: Clip = (0.0, 1.0), *, hint: str = "") -> 
         raise ValueError(
             f"images span [{lowest:.4g}, {highest:.4g}]; allowed is [{float(low.min()):g}, {float(high.max()):g}]{hint}"
         )
+
+
+def check_batch(images: Tensor) -> None:
+    """Raise unless `images` is a floating-point tensor (N, C, H, W)."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images are {kind}; a floating-point tensor is needed (uint8 / 255 for pictures)")
+    if images.dim() != 4 or images.numel() == 0:
+        raise ValueError(f"images have shape {tuple(images.shape)}; (N, C, H, W) with N >= 1 is needed")
 
 
 def class_indices(labels: Any, n: int, num_classes: int | None = None) -> Tensor:

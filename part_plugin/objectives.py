@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .checks import check_number
+from .checks import check_class_range, check_number
+from .surrogate import logits_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -111,6 +112,21 @@ class MART(Objective):
         boosted = F.cross_entropy(adv_logits, labels) - torch.log(1.0001 - rival).mean()
         doubt = 1 - F.softmax(natural_logits, dim=1).gather(1, labels[:, None]).squeeze(1)
         return boosted + self.beta * (kl_per_sample(natural_logits, adv_logits) * doubt).mean()
+
+
+def ascent(
+    model: nn.Module, objective: Objective, labels: Tensor, natural_logits: Tensor | None = None, sign: int = 1
+) -> Callable[[Tensor], Tensor]:
+    """Return what an attack on `model` maximises, as a function of the images alone; sign -1 for a target."""
+    highest = int(labels.max())
+
+    def loss(images: Tensor) -> Tensor:
+        logits = logits_of(model, images)
+        if highest >= logits.shape[1]:
+            check_class_range(labels, logits.shape[1])
+        return sign * objective.attack_loss(logits, labels, natural_logits)
+
+    return loss
 
 
 def kl_per_sample(logits: Tensor, other_logits: Tensor) -> Tensor:

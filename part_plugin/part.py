@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from .budget import Budget, FixedBudget, PixelBudget
 from .cam import Layer
-from .checks import Clip, check_class_range, check_count, check_images, check_number, class_indices
-from .objectives import Objective, make_objective
+from .checks import Clip, check_count, check_images, check_number, class_indices
+from .objectives import Objective, ascent, make_objective
 from .pixel_ag import gaussian_start, pixel_ag, uniform_start
 from .surrogate import logits_of, undisturbed, without_replicas
 
@@ -101,10 +101,10 @@ class PART:
     @property
     def burning_in(self) -> bool:
         """Whether this epoch still uses eps everywhere."""
-        if self.epoch is None and self.burn_in:
+        if self.epoch is None and (self.burn_in or self.mask_every > 1):
             raise RuntimeError(
-                f"burn_in={self.burn_in} counts epochs: call set_epoch(epoch) at the start of each epoch, "
-                "or pass burn_in=0"
+                f"burn_in={self.burn_in} and mask_every={self.mask_every} count epochs: call set_epoch(epoch) at the "
+                "start of each, or pass burn_in=0 and mask_every=1"
             )
         return self.epoch is not None and self.epoch < self.burn_in
 
@@ -136,18 +136,11 @@ class PART:
 
     def attack(self, model: nn.Module, x: Tensor, y: Tensor, radii: Tensor) -> Tensor:
         """Maximise the objective's attack loss within `radii`; override it to attack otherwise."""
-        highest = int(y.max())
         natural_logits = None
         if self.objective.attacks_natural:
             with torch.no_grad():
                 natural_logits = logits_of(model, x)
-
-        def loss(adv: Tensor) -> Tensor:
-            logits = logits_of(model, adv)
-            if highest >= logits.shape[1]:
-                check_class_range(y, logits.shape[1])
-            return self.objective.attack_loss(logits, y, natural_logits)
-
+        loss = ascent(model, self.objective, y, natural_logits)
         return pixel_ag(loss, x, radii, self.alpha, self.steps, self._start(x, radii), self.clip, self._watch)
 
     @property
@@ -192,7 +185,7 @@ class PART:
             raise ValueError(
                 f"mask_every={self.mask_every} remembers masks per sample; pass index of shape ({len(x)},)"
             )
-        since = ((self.epoch or 0) - self.burn_in) // self.mask_every
+        since = (self.epoch - self.burn_in) // self.mask_every
         if since != self._masks_since:
             self._masks, self._masks_since = {}, since
         keys = torch.as_tensor(index).tolist()

@@ -260,12 +260,14 @@ def test_the_map_is_resized_like_torch_does(digits_net, batch):
         ({"target_layers": "head"}, r"target layer 'head' gives \(16, 10\)"),
         ({"target_layers": "spare"}, "'spare' is not reached"),
         ({"classes": torch.full((16,), 10)}, "labels contain class 10; allowed is 0 to 9"),
+        ({"classes": torch.zeros(1).long()}, r"labels have shape \(1,\); expected \(16,\)"),
+        ({"images": torch.rand(1, 8, 8)}, r"images have shape \(1, 8, 8\); \(N, C, H, W\) with N >= 1 is needed"),
     ],
 )
 def test_wrong_arguments(digits_net, batch, options, message):
     digits_net.spare = nn.Conv2d(1, 1, 1)
     with pytest.raises(ValueError, match=message):
-        class_activation_map(digits_net, batch[0], **options)
+        class_activation_map(digits_net, **({"images": batch[0]} | options))
 
 
 def test_a_target_layer_that_is_no_layer(digits_net, batch):

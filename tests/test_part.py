@@ -46,7 +46,7 @@ def test_burn_in_uses_eps_everywhere(digits_net, batch):
 
 
 def test_burn_in_that_nobody_counts_is_an_error(digits_net, batch):
-    with pytest.raises(RuntimeError, match="burn_in=20 counts epochs: call set_epoch"):
+    with pytest.raises(RuntimeError, match=r"burn_in=20 and mask_every=1 count epochs: call set_epoch\(epoch\)"):
         PART().loss(digits_net, *batch)
 
 
@@ -84,6 +84,9 @@ def test_remembered_masks_take_a_bit_per_pixel(digits_net, digits):
 
 def test_masks_that_are_remembered_need_an_index(digits_net, batch):
     part = PART("at", burn_in=0, mask_every=10)
+    with pytest.raises(RuntimeError, match="burn_in=0 and mask_every=10 count epochs"):
+        part.loss(digits_net, *batch)
+    part.set_epoch(0)
     with pytest.raises(ValueError, match=r"mask_every=10 remembers masks per sample; pass index of shape \(16,\)"):
         part.loss(digits_net, *batch)
     with pytest.raises(ValueError, match="mask_every=2 needs a PixelBudget"):

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ..budget import Budget, PixelBudget
 from ..cam import Layer
 from ..checks import Clip, check_images, class_indices
-from ..objectives import Criterion
+from ..objectives import AT, Criterion, ascent
 from ..pixel_ag import change_of_variable, pixel_ag, pull_back, share, uniform_start
 from ..surrogate import ModelView, gradients_kept, logits_of, undisturbed
 
@@ -211,12 +211,8 @@ class PixelProjectedGradientDescent(_PixelEvasion, ProjectedGradientDescentPyTor
 
     def _run(self, view: nn.Module, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
         criterion, clip = classifier_criterion(self.estimator), classifier_clip(self.estimator)
-        sign = -1 if self.targeted else 1
         start = uniform_start(images, radii, self.eps, clip) if self.num_random_init else None
-
-        def loss(adv: Tensor) -> Tensor:
-            return sign * criterion(logits_of(view, adv), labels)
-
+        loss = ascent(view, AT(criterion), labels, sign=-1 if self.targeted else 1)
         return pixel_ag(loss, images, radii, self.eps_step, self.max_iter, start, clip)
 
 
@@ -319,6 +315,3 @@ def _check_linf(norm: Any, eps: Any, name: str) -> None:
 
 def _low(eps: float, eps_low: float | None) -> float:
     return 7 / 8 * eps if eps_low is None else eps_low
-
-
-__all__ = ["PixelEvasionAttack", "PixelProjectedGradientDescent", "lift"]

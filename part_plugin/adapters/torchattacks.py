@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -12,8 +12,8 @@ from torchattacks.attack import Attack
 
 from ..budget import Budget, PixelBudget
 from ..cam import Layer
-from ..checks import check_class_range, check_count, check_images, check_number, class_indices
-from ..objectives import AT, TRADES
+from ..checks import check_count, check_images, check_number, class_indices
+from ..objectives import AT, TRADES, ascent
 from ..pixel_ag import change_of_variable, gaussian_start, pixel_ag, pull_back, share, uniform_start
 from ..surrogate import ModelView, logits_of, undisturbed
 
@@ -144,7 +144,7 @@ class PixelPGD(_PixelAttack):
         view = self._view()
         radii = self.budget(view, images, labels)
         aim = self.get_target_label(images, labels) if self.targeted else labels
-        loss = _loss(view, aim, AT().attack_loss, sign=-1 if self.targeted else 1)
+        loss = ascent(view, AT(), aim, sign=-1 if self.targeted else 1)
         start = uniform_start(images, radii, self.eps) if self.random_start else None
         return pixel_ag(loss, images, radii, self.alpha, self.steps, start)
 
@@ -204,7 +204,7 @@ class PixelTPGD(_PixelAttack):
         radii = self.budget(view, images, None if labels is None else self._labels(labels, images))
         with torch.no_grad():
             natural_logits = logits_of(view, images)
-        loss = _loss(view, natural_logits.argmax(1), TRADES().attack_loss, natural_logits)
+        loss = ascent(view, TRADES(), natural_logits.argmax(1), natural_logits)
         return pixel_ag(loss, images, radii, self.alpha, self.steps, gaussian_start(images, radii))
 
 
@@ -289,21 +289,3 @@ def _linf_radius(attack: Any) -> float:
             "an l_inf attack with a number eps is needed (PART, Appendix A)"
         )
     return float(eps)
-
-
-def _loss(
-    view: ModelView,
-    labels: Tensor,
-    attack_loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-    natural_logits: Tensor | None = None,
-    sign: int = 1,
-) -> Callable[[Tensor], Tensor]:
-    highest = int(labels.max())
-
-    def loss(adv: Tensor) -> Tensor:
-        logits = logits_of(view, adv)
-        if highest >= logits.shape[1]:
-            check_class_range(labels, logits.shape[1])
-        return sign * attack_loss(logits, labels, natural_logits)
-
-    return loss

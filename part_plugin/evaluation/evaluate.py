@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from ..budget import FixedBudget
 from ..checks import check_class_range, check_count, check_images, check_number, class_indices
-from ..objectives import AT
+from ..objectives import AT, ascent
 from ..pixel_ag import pixel_ag, uniform_start
 from ..surrogate import logits_of, undisturbed
 
@@ -171,17 +171,12 @@ def _pgd(
         if steps:
             radii = FixedBudget(eps)(model, images)
             start = uniform_start(images, radii, eps, generator=generator)
-            loss = _cross_entropy(model, labels)
+            loss = ascent(model, AT(), labels)
             images = pixel_ag(loss, images, radii, max(eps / 4, torch.finfo(x.dtype).tiny), steps, start)
         with torch.no_grad():
             correct.append(logits_of(model, images).argmax(1) == labels)
         bar.update(len(images))
     return torch.cat(correct), []
-
-
-def _cross_entropy(model: nn.Module, labels: Tensor) -> Callable[[Tensor], Tensor]:
-    objective = AT()
-    return lambda images: objective.attack_loss(logits_of(model, images), labels, None)
 
 
 def _autoattack(
