@@ -17,12 +17,14 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The wheel of torchattacks 3.5.1 holds an old copy of RobustBench, so RobustBench goes in last.
+# The wheel of torchattacks 3.5.1 holds an old copy of RobustBench, so RobustBench goes in last. imagecorruptions-imaug
+# asks for opencv-python, which would lie over grad-cam's opencv-python-headless.
 $(VENV)/.%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps "robustbench>=1.1.1"
+	$(BIN)/python -m pip install --quiet --no-deps "imagecorruptions-imaug>=1.1.5"
 	touch $@
 
 clean:

@@ -29,7 +29,9 @@ _EVALUATION = ("evaluation", "pyautoattack, pandas and scipy", "pyautoattack pan
 _ADAPTERS = {  # public name -> module, toolkit, what pip installs
     "PixelPGD": _TORCHATTACKS,
     "PixelTPGD": _TORCHATTACKS,
+    "PixelMMA": _TORCHATTACKS,
     "PixelAttack": _TORCHATTACKS,
+    "MMA": _TORCHATTACKS,
     "PixelProjectedGradientDescent": _ART,
     "PixelEvasionAttack": _ART,
     "PARTTrainer": _ART_TRAINER,
@@ -76,7 +78,9 @@ if TYPE_CHECKING:
     from .adapters.art_trainer import PARTTrainerTRADES as PARTTrainerTRADES
     from .adapters.robustbench import load_checkpoint as load_checkpoint
     from .adapters.robustbench import save_checkpoint as save_checkpoint
+    from .adapters.torchattacks import MMA as MMA
     from .adapters.torchattacks import PixelAttack as PixelAttack
+    from .adapters.torchattacks import PixelMMA as PixelMMA
     from .adapters.torchattacks import PixelPGD as PixelPGD
     from .adapters.torchattacks import PixelTPGD as PixelTPGD
     from .budget import FixedBudget as FixedBudget

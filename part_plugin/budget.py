@@ -118,6 +118,11 @@ class FixedBudget:
         """Largest radius."""
         return float(self._radii.max())
 
+    @property
+    def eps_low(self) -> float:
+        """Smallest radius."""
+        return float(self._radii.min())
+
     @classmethod
     def quadrant(cls, name: str, eps: float, eps_low: float, size: tuple[int, int]) -> FixedBudget:
         """Full eps in one quarter of an image of `size` (H, W), eps_low in the rest (PART, Figure 1)."""
@@ -142,8 +147,8 @@ class FixedBudget:
             ) from None
 
     def __repr__(self) -> str:
-        lowest = float(self._radii.min())
-        return f"FixedBudget(eps={self.eps})" if lowest == self.eps else f"FixedBudget({lowest} to {self.eps})"
+        same = self.eps_low == self.eps
+        return f"FixedBudget(eps={self.eps})" if same else f"FixedBudget({self.eps_low} to {self.eps})"
 
 
 Budget = PixelBudget | FixedBudget

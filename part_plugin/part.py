@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .budget import Budget, FixedBudget, PixelBudget
 from .cam import Layer
-from .checks import Clip, check_count, check_images, check_number, class_indices
+from .checks import Clip, check_choice, check_count, check_images, check_number, class_indices
 from .objectives import Objective, ascent, make_objective
-from .pixel_ag import gaussian_start, pixel_ag, uniform_start
+from .pixel_ag import MinimumMargin, gaussian_start, pixel_ag, uniform_start
 from .surrogate import logits_of, undisturbed, without_replicas
 
 
@@ -45,6 +45,7 @@ class PART:
         eps, eps_low: radius of important and of other pixels, in the images' units.
         alpha: step size of the attack, in the images' units. (Default: 2/255)
         steps: number of steps of the attack. (Default: 10)
+        attack: "pgd" on the objective's own loss, or "mma", the minimum-margin attack. (Default: "pgd")
         random_start: whether an attack that starts uniformly in the budget does so, or at x.
         burn_in: number of first epochs with eps everywhere; counted by `set_epoch`. (Default: 20)
         mask_every: masks are renewed every so many epochs (the paper's s) and in between remembered
@@ -66,6 +67,7 @@ class PART:
         eps_low: float = 7 / 255,
         alpha: float = 2 / 255,
         steps: int = 10,
+        attack: str = "pgd",
         random_start: bool = True,
         burn_in: int = 20,
         mask_every: int = 1,
@@ -80,6 +82,7 @@ class PART:
         self.budget = budget or PixelBudget(eps, eps_low, cam, target_layers, **budget_options)
         self.alpha = check_number("alpha", alpha, above=True)
         self.steps = check_count("steps", steps)
+        self.minimum_margin = check_choice("attack", attack, ("pgd", "mma")) == "mma"
         self.random_start = random_start
         self.burn_in = check_count("burn_in", burn_in, 0)
         self.mask_every = check_count("mask_every", mask_every)
@@ -135,13 +138,18 @@ class PART:
         return adv
 
     def attack(self, model: nn.Module, x: Tensor, y: Tensor, radii: Tensor) -> Tensor:
-        """Maximise the objective's attack loss within `radii`; override it to attack otherwise."""
+        """Maximise the objective's attack loss, or the margin, within `radii`; override it to attack otherwise."""
+        start = self._start(x, radii)
+        if self.minimum_margin:
+            return MinimumMargin(model, x, y, radii, self.alpha, start, self.clip, watch=self._watch).advance(
+                self.steps
+            )
         natural_logits = None
         if self.objective.attacks_natural:
             with torch.no_grad():
                 natural_logits = logits_of(model, x)
         loss = ascent(model, self.objective, y, natural_logits)
-        return pixel_ag(loss, x, radii, self.alpha, self.steps, self._start(x, radii), self.clip, self._watch)
+        return pixel_ag(loss, x, radii, self.alpha, self.steps, start, self.clip, self._watch)
 
     @property
     def zero_gradients(self) -> int:
@@ -159,6 +167,21 @@ class PART:
         natural_logits = logits_of(model, x) if self.objective.needs_natural else None
         adv_logits = logits_of(model, adv)
         return Outputs(self.objective.loss(adv_logits, y, natural_logits), adv_logits, natural_logits)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs, tensors and plain data: the step and the remembered masks."""
+        masks = np.stack(list(self._masks.values())) if self._masks else np.empty((0, 0), np.uint8)
+        return {
+            "step": self.step,
+            "masks_since": self._masks_since,
+            "mask_keys": torch.tensor(list(self._masks), dtype=torch.long),
+            "masks": torch.from_numpy(masks),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.step, self._masks_since = state["step"], state["masks_since"]
+        self._masks = dict(zip(state["mask_keys"].tolist(), state["masks"].cpu().numpy(), strict=True))
 
     def _start(self, x: Tensor, radii: Tensor) -> Tensor | None:
         generator = self._generator(x.device)
@@ -198,7 +221,8 @@ class PART:
         return torch.from_numpy(bits.reshape(-1, 1, height, width).astype(bool)).to(x.device)
 
     def __repr__(self) -> str:
+        attack = "mma" if self.minimum_margin else "pgd"
         return (
-            f"PART({self.objective}, {self.budget}, alpha={self.alpha}, steps={self.steps}, "
+            f"PART({self.objective}, {self.budget}, alpha={self.alpha}, steps={self.steps}, attack={attack}, "
             f"burn_in={self.burn_in}, mask_every={self.mask_every})"
         )

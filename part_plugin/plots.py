@@ -1,7 +1,8 @@
-"""Figures: what a model looks at, and how far its pixels may move for it."""
+"""Figures: what a model looks at and how far its pixels may move for it; accuracy against robustness."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,8 @@ from .part import PART
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .evaluation import Evaluation
+
 
 def plot_budgets(models: dict[str, nn.Module], images: Tensor, labels: Tensor, budget: PixelBudget) -> Figure:
     """Return a figure with image, map, budget and Pixel-AG perturbation, for each model side by side.
@@ -24,12 +27,11 @@ def plot_budgets(models: dict[str, nn.Module], images: Tensor, labels: Tensor, b
         labels: (N,).
         budget: the budget whose maps are shown.
     """
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # without pyplot, which would keep the figure and ask for a display
 
     columns = 1 + 3 * len(models)
-    figure, axes = plt.subplots(
-        len(images), columns, figsize=(1.2 * columns, 1.2 * len(images) + 1.4), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(1.2 * columns, 1.2 * len(images) + 1.4), layout="constrained")
+    axes = figure.subplots(len(images), columns, squeeze=False)
     _column(axes[:, 0], "image", _pictures(images), vmin=0, vmax=1, cmap="gray")
     for number, (name, model) in enumerate(models.items()):
         maps = class_activation_map(model, images, None, budget.cam, budget.target_layers, budget.reshape_transform)
@@ -42,6 +44,34 @@ def plot_budgets(models: dict[str, nn.Module], images: Tensor, labels: Tensor, b
         change = _column(at[2], f"{name}:\nperturbation", moved, vmin=-budget.eps, vmax=budget.eps, cmap="coolwarm")
     for shown, label in ((change, "perturbation (mean over channels)"), (far, "budget: largest |perturbation|")):
         figure.colorbar(shown, ax=axes, location="bottom", shrink=0.6, aspect=50, label=label)
+    return figure
+
+
+def plot_tradeoff(evaluations: Sequence[Evaluation], attack: str = "worst case") -> Figure:
+    """Return a figure of natural against robust accuracy, a point with its 95 % intervals for each evaluation.
+
+    Args:
+        evaluations: results that hold "natural" and `attack`.
+        attack: which robust accuracy to show.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    ax = figure.subplots()
+    for evaluation in evaluations:
+        x, y = evaluation["natural"], evaluation[attack]
+        errors = [
+            [[100 * (one.accuracy - one.interval[0])], [100 * (one.interval[1] - one.accuracy)]] for one in (x, y)
+        ]
+        ax.errorbar(
+            100 * x.accuracy, 100 * y.accuracy, errors[1], errors[0], fmt="o", capsize=3, label=evaluation.model
+        )
+    names = sorted({evaluation[attack].settings for evaluation in evaluations}) if attack == "worst case" else []
+    ax.set_xlabel("natural accuracy (%)")
+    ax.set_ylabel(f"robust accuracy (%), {attack}" + (f" of\n{names[0]}" if len(names) == 1 else ""))
+    ax.set_title("upper right is better; bars are 95 % intervals", fontsize=9)
+    ax.grid(alpha=0.3)
+    ax.legend()
     return figure
 
 

@@ -89,6 +89,21 @@ def undisturbed(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
+def within_memory(run: Callable[[slice], Any], rows: int) -> list:
+    """Call `run` on rows 0 to `rows` at once, or in ever smaller parts while memory runs out; return its results."""
+    results, first, size = [], 0, rows
+    while first < rows:
+        try:
+            results.append(run(slice(first, min(first + size, rows))))
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            if size == 1:
+                raise
+            size = (size + 1) // 2
+        else:
+            first += size
+    return results
+
+
 @contextmanager
 def gradients_kept(model: nn.Module) -> Iterator[None]:
     """Put `.grad` of every parameter back on the way out, for toolkits that call `backward`."""

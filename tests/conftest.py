@@ -70,6 +70,33 @@ def digits_net(_trained_digits_net):
     return net.eval()
 
 
+@pytest.fixture(scope="session")
+def _robust_digits_net(digits):
+    """Adversarial training at eps 0.1, by the package itself."""
+    from part_plugin import PART
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = SmallNet()
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+        part = PART(eps=0.1, eps_low=0.1, alpha=0.04, steps=4, burn_in=0, seed=0)
+        x, y = digits[0][:1400], digits[1][:1400]
+        for _ in range(8):
+            for rows in torch.randperm(len(x)).split(100):
+                optimizer.zero_grad()
+                part.loss(net.train(), x[rows], y[rows]).backward()
+                optimizer.step()
+    return net.eval()
+
+
+@pytest.fixture
+def robust_net(_robust_digits_net):
+    """A network trained adversarially on digits at eps 0.1, a fresh copy for each test, in eval mode."""
+    net = SmallNet()
+    net.load_state_dict(_robust_digits_net.state_dict())
+    return net.eval()
+
+
 @pytest.fixture
 def batch(digits):
     """Sixteen digits that no network here was trained on."""

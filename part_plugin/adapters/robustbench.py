@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..surrogate import without_wrappers
+from ..checks import check_images, class_indices
+from ..surrogate import undisturbed, without_wrappers
 
 FORMAT = 1
 
@@ -65,10 +66,13 @@ def _autoattack_alias() -> Iterator[None]:
     from pyautoattack import AutoAttack, state
 
     class RobustBenchAutoAttack(AutoAttack):
-        """pyautoattack's AutoAttack under the arguments that RobustBench calls it with."""
+        """pyautoattack's AutoAttack under the arguments that RobustBench calls it with.
 
-        def __init__(self, model: nn.Module, *, log_path: str | None = None, **kwargs: Any):
-            super().__init__(model, **kwargs)
+        Seeded with 0 where RobustBench leaves it to the clock, so that a number can be had again.
+        """
+
+        def __init__(self, model: nn.Module, *, log_path: str | None = None, seed: int | None = 0, **kwargs: Any):
+            super().__init__(model, seed=seed, **kwargs)
 
         def run_standard_evaluation(self, x: torch.Tensor, y: torch.Tensor, bs: int = 250, **kwargs: Any):
             return super().run_standard_evaluation(x, y, batch_size=bs, **kwargs)[0]
@@ -88,10 +92,49 @@ if importlib.util.find_spec("pkg_resources") is None:
 with _autoattack_alias(), warnings.catch_warnings():
     warnings.simplefilter("ignore")  # timm and pkg_resources announce what will go away in their next releases
     import robustbench
+    import robustbench.data
     from robustbench.model_zoo import architectures
     from robustbench.model_zoo.architectures.utils_architectures import normalize_model
+    from robustbench.model_zoo.enums import BenchmarkDataset
 
-__all__ = ["build_model", "load_checkpoint", "robustbench", "save_checkpoint"]
+__all__ = ["benchmark", "build_model", "load_checkpoint", "robustbench", "save_checkpoint"]
+
+
+def benchmark(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    eps: float = 8 / 255,
+    batch_size: int = 128,
+    **options: Any,
+) -> tuple[float, float]:
+    """Return natural and AutoAttack accuracy in [0, 1] from `robustbench.eval.benchmark` on images of your own.
+
+    RobustBench itself only knows how to download CIFAR-10, CIFAR-100 and ImageNet.
+
+    Args:
+        model: network that returns logits (N, K), K >= 10, for images in [0, 1].
+        x: images (N, C, H, W) in [0, 1].
+        y: class indices (N,).
+        eps: l_inf radius.
+        batch_size: samples per forward pass.
+        **options: to_disk, model_name, aa_state_path and so on; see `robustbench.eval.benchmark`.
+    """
+    check_images(x)
+    y = class_indices(y, len(x))
+    loaders = robustbench.data._clean_dataset_loaders
+    downloading = loaders[BenchmarkDataset.cifar_10]
+    loaders[BenchmarkDataset.cifar_10] = lambda n, data_dir, transform: (x[:n], y[:n])
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    state = torch.random.get_rng_state()
+    try:
+        with undisturbed(model):
+            return robustbench.benchmark(
+                model, len(x), "cifar10", "Linf", eps=eps, batch_size=batch_size, device=device, **options
+            )
+    finally:
+        loaders[BenchmarkDataset.cifar_10] = downloading
+        torch.random.set_rng_state(state)
 
 
 def build_model(architecture: str, arguments: dict[str, Any] | None = None) -> nn.Module:
@@ -159,6 +202,15 @@ def save_checkpoint(
         "state_dict": weights,
     }
     _restore(content)
+    write_tensors(content, path)
+
+
+def write_tensors(content: dict[str, Any], path: str | os.PathLike) -> None:
+    """Write plain data and tensors in one step that cannot be half done.
+
+    Raises:
+        Exception: `content` holds something else; nothing is written.
+    """
     directory = Path(path).resolve().parent
     directory.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")

@@ -1,4 +1,4 @@
-"""Pixel-AG as torchattacks attacks: `PixelPGD`, `PixelTPGD`, and `PixelAttack` around any other."""
+"""Pixel-AG as torchattacks attacks: `PixelPGD`, `PixelTPGD`, `PixelMMA`, and `PixelAttack` around any other; `MMA`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torchattacks.attack import Attack
 
-from ..budget import Budget, PixelBudget
+from ..budget import Budget, FixedBudget, PixelBudget
 from ..cam import Layer
 from ..checks import check_count, check_images, check_number, class_indices
 from ..objectives import AT, TRADES, ascent
-from ..pixel_ag import change_of_variable, gaussian_start, pixel_ag, pull_back, share, uniform_start
+from ..pixel_ag import MinimumMargin, change_of_variable, gaussian_start, pixel_ag, pull_back, share, uniform_start
 from ..surrogate import ModelView, logits_of, undisturbed
 
 _RANGE_HINT = "; call set_normalization_used(mean, std) or move the normalisation into the model"
@@ -208,6 +208,125 @@ class PixelTPGD(_PixelAttack):
         return pixel_ag(loss, images, radii, self.alpha, self.steps, gaussian_start(images, radii))
 
 
+class _MinimumMarginAttack(_PixelAttack):
+    def __init__(
+        self, name: str, model: nn.Module, budget: Budget, alpha: float, steps: int, random_start: bool, targets: int
+    ):
+        alpha, steps = check_number("alpha", alpha, above=True), check_count("steps", steps)
+        targets = check_count("targets", targets)
+        super().__init__(name, model, budget)
+        self.alpha = alpha
+        self.steps = steps
+        self.random_start = random_start
+        self.targets = targets
+        self.supported_mode = ["default"]
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        r"""
+        Overridden.
+        """
+        images = self._images(images)
+        labels = self._labels(labels, images)
+        view = self._view()
+        radii = self.budget(view, images, labels)
+        start = uniform_start(images, radii, self.eps) if self.random_start else None
+        attack = MinimumMargin(view, images, labels, radii, self.alpha, start, targets=self.targets)
+        return attack.advance(self.steps)
+
+
+class MMA(_MinimumMarginAttack):
+    r"""
+    MM attack in the paper 'Fast and Reliable Evaluation of Adversarial Robustness with Minimum-Margin Attack'
+    [https://arxiv.org/abs/2206.07314], with steps of a fixed size; see `part_plugin.pixel_ag.MinimumMargin`.
+
+    Distance Measure : Linf
+
+    Arguments:
+        model (nn.Module): model to attack; its current weights are used at every call.
+        eps (float): maximum perturbation. (Default: 8/255)
+        alpha (float): step size. (Default: 2/255)
+        steps (int): number of steps for each target. (Default: 20)
+        random_start (bool): using random initialization of delta. (Default: True)
+        targets (int): number of target classes, the most likely wrong ones. (Default: 3)
+
+    Shape:
+        - images: :math:`(N, C, H, W)`, range [0, 1], or normalised after `set_normalization_used`.
+        - labels: :math:`(N)`; without labels the predicted classes take their place.
+        - output: :math:`(N, C, H, W)`.
+
+    Examples::
+        >>> attack = part_plugin.MMA(model, eps=8/255, alpha=2/255, steps=20)
+        >>> adv_images = attack(images, labels)
+
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        eps: float = 8 / 255,
+        alpha: float = 2 / 255,
+        steps: int = 20,
+        random_start: bool = True,
+        targets: int = 3,
+    ):
+        super().__init__("MMA", model, FixedBudget(check_number("eps", eps)), alpha, steps, random_start, targets)
+
+    @property
+    def eps(self) -> float:
+        """Radius of every pixel."""
+        return self.budget.eps
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        self.budget = FixedBudget(check_number("eps", value))
+
+
+class PixelMMA(_MinimumMarginAttack):
+    r"""
+    The attack of `MMA` with a radius per pixel, as in 'Improving Accuracy-robustness Trade-off via Pixel Reweighted
+    Adversarial Training' [https://arxiv.org/abs/2406.00685], Appendix H.1 and H.4
+
+    Distance Measure : Linf
+
+    Arguments:
+        model (nn.Module): model to attack; its current weights are used at every call.
+        eps (float): maximum perturbation of important pixels. (Default: 8/255)
+        eps_low (float): maximum perturbation of the others; equal to eps it is `MMA`. (Default: 7/255)
+        alpha (float): step size. (Default: 2/255)
+        steps (int): number of steps for each target. (Default: 20)
+        random_start (bool): using random initialization of delta, inside the budget. (Default: True)
+        targets (int): number of target classes, the most likely wrong ones. (Default: 3)
+        cam, target_layers, budget, **budget_options: as in `PixelPGD`.
+
+    Shape:
+        - images: :math:`(N, C, H, W)`, range [0, 1], or normalised after `set_normalization_used`.
+        - labels: :math:`(N)`; without labels the predicted classes take their place.
+        - output: :math:`(N, C, H, W)`.
+
+    Examples::
+        >>> attack = part_plugin.PixelMMA(model, eps=8/255, eps_low=7/255, alpha=2/255, steps=20)
+        >>> adv_images = attack(images, labels)
+
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        eps: float = 8 / 255,
+        eps_low: float = 7 / 255,
+        alpha: float = 2 / 255,
+        steps: int = 20,
+        random_start: bool = True,
+        targets: int = 3,
+        cam: str | type = "gradcam",
+        target_layers: Layer | Sequence[Layer] | None = None,
+        budget: Budget | None = None,
+        **budget_options: Any,
+    ):
+        budget = budget or PixelBudget(eps, eps_low, cam, target_layers, **budget_options)
+        super().__init__("PixelMMA", model, budget, alpha, steps, random_start, targets)
+
+
 class PixelAttack(_PixelAttack):
     r"""
     Any l_inf attack of torchattacks (FGSM, BIM, MIFGSM, APGD, ...) with a radius per pixel, by a
@@ -281,7 +400,7 @@ def _linf_radius(attack: Any) -> float:
     if not isinstance(attack, Attack):
         raise TypeError(f"attack is a {type(attack).__name__}; a torchattacks Attack is needed")
     eps, norm = getattr(attack, "eps", None), getattr(attack, "norm", "Linf")
-    if isinstance(attack, _PixelAttack):
+    if isinstance(attack, _PixelAttack) and not isinstance(attack, MMA):
         raise ValueError(f"attack={attack.attack} has a budget per pixel already")
     if norm != "Linf" or not isinstance(eps, Real) or "L2" in type(attack).__name__:
         raise ValueError(

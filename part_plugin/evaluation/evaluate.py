@@ -1,108 +1,76 @@
 """`evaluate`: one call, one model, accuracies with confidence intervals.
 
-Every attack here has the same eps for all pixels. Pixel-AG is weaker by construction, so that an
-accuracy under it would flatter the model.
+Accuracies that may be quoted come from attacks that let every pixel move by eps. Pixel-AG with a
+smaller eps_low is weaker by construction: it can be looked at, but never stands alone.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import re
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import hashlib
+import os
+from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from scipy.stats import binomtest
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..budget import FixedBudget
-from ..checks import check_class_range, check_count, check_images, check_number, class_indices
-from ..objectives import AT, ascent
-from ..pixel_ag import pixel_ag, uniform_start
+from ..budget import PixelBudget
+from ..checks import (
+    check_choice,
+    check_class_range,
+    check_count,
+    check_images,
+    class_indices,
+    parse_radius,
+    warn_of_unusual,
+)
 from ..surrogate import logits_of, undisturbed
+from .attacks import KNOWN, Entry, Foreign, check_evidence, parse
+from .common import device_of
+from .corruptions import CorruptionResult, check_pictures, corruption_accuracy
+from .gradients import GradientChecks, gradient_checks
+from .results import AttackResult, Evaluation
+from .state import State
 
-
-@dataclass
-class AttackResult:
-    """How a model fared: which samples it still got right, and how long that took to find out."""
-
-    name: str
-    correct: np.ndarray = field(repr=False)
-    seconds: float
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def accuracy(self) -> float:
-        """Share of samples that are classified correctly, in [0, 1]."""
-        return float(self.correct.mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the accuracy (Wilson)."""
-        low, high = binomtest(int(self.correct.sum()), len(self.correct)).proportion_ci(method="wilson")
-        return float(low), float(high)
-
-
-@dataclass
-class Evaluation:
-    """The results of `evaluate`, in the order in which the attacks were asked for."""
-
-    model: str
-    eps: float
-    seed: int
-    results: list[AttackResult]
-
-    def __getitem__(self, name: str) -> AttackResult:
-        """Return the result of one attack by its name."""
-        for result in self.results:
-            if result.name == name:
-                return result
-        raise KeyError(f"{name!r} was not evaluated; there are {[result.name for result in self.results]}")
-
-    def row(self) -> pd.Series:
-        """Return everything as one row for a pandas.DataFrame."""
-        values: dict[str, Any] = {"model": self.model, "eps": self.eps, "n": len(self.results[0].correct)}
-        for result in self.results:
-            low, high = result.interval
-            values |= {
-                result.name: result.accuracy,
-                f"{result.name}_low": low,
-                f"{result.name}_high": high,
-                f"{result.name}_seconds": result.seconds,
-            }
-        return pd.Series(values)
-
-    def __str__(self) -> str:
-        n = len(self.results[0].correct)
-        lines = [f"{self.model}: {n} samples, l_inf eps = {self.eps:.5g} ({255 * self.eps:.4g}/255), seed {self.seed}"]
-        for result in self.results:
-            low, high = result.interval
-            lines.append(
-                f"  {result.name:<12} {result.accuracy:7.2%}   95 % interval {low:7.2%} to {high:7.2%}   "
-                f"{result.seconds:6.1f} s"
-            )
-            lines += [f"    warning: {warning}" for warning in result.warnings]
-        return "\n".join(lines)
+STEPS = (20, 40, 60, 80, 100)
+SUITES = {
+    "quick": ("natural", "pgd20"),
+    "standard": ("natural", "pgd20", "mma", "autoattack"),
+    "paper": (
+        "natural",
+        "pgd10",
+        *(f"pgd{steps}" for steps in STEPS),
+        "mma",
+        "autoattack",
+        *(f"adaptive_pgd{steps}" for steps in STEPS),
+        *(f"adaptive_mma{steps}" for steps in STEPS),
+        "gradients",
+        "corruptions",
+    ),
+}
+"""Attacks by the name of a suite; "paper" has every number of the paper's Tables 1 to 8 about one checkpoint."""
 
 
 def evaluate(
     model: nn.Module,
     x: Tensor | np.ndarray,
     y: Tensor | np.ndarray,
-    eps: float = 8 / 255,
-    attacks: Sequence[str] = ("natural", "pgd20", "autoattack"),
+    eps: float | str = 8 / 255,
+    attacks: Sequence[Any] = ("natural", "pgd20", "autoattack"),
     batch_size: int = 128,
     seed: int = 0,
     name: str | None = None,
     verbose: bool = True,
+    *,
+    suite: str | None = None,
+    state: str | os.PathLike | None = None,
+    adaptive: PixelBudget | None = None,
+    surrogate: nn.Module | None = None,
+    corruptions_dir: str | os.PathLike | None = None,
+    strict: bool = True,
 ) -> Evaluation:
     """Return the accuracy of a model on images as they are and under l_inf attacks of radius eps.
 
@@ -111,136 +79,143 @@ def evaluate(
             in eval mode, and left as it was.
         x: images (N, C, H, W) in [0, 1].
         y: class indices (N,) or (N, 1), or one-hot (N, K).
-        eps: radius of every pixel.
-        attacks: "natural"; "pgdS" for PGD with S steps of size eps/4 from a random start (2/255
-            at 8/255); "autoattack", the standard version of Croce & Hein 2020.
-        batch_size: samples per forward pass.
+        eps: radius of every pixel, a number or a string such as "8/255".
+        attacks: any of
+            "natural";
+            "pgdS", PGD with S steps of size eps/4 (2/255 at 8/255) from a random start;
+            "mma" or "mmaS", the minimum-margin attack with 20 or S steps for each of 3 targets;
+            "autoattack", the standard version of Croce & Hein 2020, or what the number of classes allows;
+            "adaptive_pgdS", "adaptive_mmaS", the same with Pixel-AG under the larger budget `adaptive`
+            (PART, section 4.2); different S share one run;
+            "gradients", the five checks for obfuscated gradients (Appendix H.3);
+            "corruptions", the 19 common corruptions (Appendix H.2);
+            an attack of torchattacks or ART, made on this model or on another one.
+        batch_size: samples per forward pass; halved by itself where memory runs out.
         seed: seed of the random starts; the global random state is left alone.
         name: how to call the model in the result; default: its class.
         verbose: show a progress bar.
+        suite: "quick", "standard" or "paper" instead of `attacks`; see `SUITES`.
+        state: JSON file to keep finished batches in; a run that was interrupted goes on from there.
+        adaptive: budget of the adaptive attacks. (Default: PixelBudget(1.5 * eps, eps): 12/255 and 8/255)
+        surrogate: network on which "gradients" makes black-box examples; see `gradient_checks`.
+        corruptions_dir: where CIFAR-10-C lies; default: "corruptions" are made from `x`.
+        strict: refuse models whose logits change from call to call, depend on the batch, or are
+            probabilities; False turns that into a warning in the result.
 
     Raises:
-        TypeError, ValueError: wrong images or labels, eps < 0, an unknown attack, too few classes
-            for AutoAttack's loss, or logits that are not.
+        TypeError, ValueError: wrong images or labels, eps < 0, an unknown attack, a Pixel-AG attack
+            as the only evidence, a model that `strict` refuses, a state that belongs to another run.
     """
-    check_number("eps", eps)
+    eps = parse_radius("eps", eps)
+    warn_of_unusual(eps)
     check_count("batch_size", batch_size)
-    runners = {attack: _runner(attack) for attack in attacks}
-    if not runners:
-        raise ValueError("attacks is empty; choose from 'natural', 'pgd20', 'autoattack'")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    attacks = SUITES[check_choice("suite", suite, list(SUITES))] if suite else tuple(attacks)
     x = torch.as_tensor(x)
     check_images(x)
     y = class_indices(y, len(x))
-    results = []
-    with undisturbed(model), _random_state_kept(device):
-        x, y = x.detach().to(device).clone(), y.to(device).clone()
-        with torch.no_grad():
-            check_class_range(y, logits_of(model, x[:1]).shape[1])
-        for attack, run in runners.items():
-            with tqdm(total=len(x), desc=attack, unit="img", leave=False, disable=not verbose) as bar:
-                began = time.perf_counter()
-                correct, warned = run(model, x, y, eps, batch_size, seed, bar)
-                results.append(AttackResult(attack, correct.cpu().numpy(), time.perf_counter() - began, warned))
-    return Evaluation(name or type(model).__name__, eps, seed, results)
+    entries = _entries(attacks, eps, adaptive or PixelBudget(1.5 * eps, eps), seed)
+    if "corruptions" in attacks and corruptions_dir is None:
+        check_pictures(x)
+    with undisturbed(model):
+        x, y = x.detach().cpu().clone(), y.cpu().clone()
+        warnings = _examine(model, x[: min(batch_size, 8)].to(device_of(model)), y, strict)
+        names = [_name(attack, entries) for attack in attacks]
+        card = _card(model, x, y, names, eps, seed, batch_size)
+        pieces = State(state, {key: card[key] for key in ("weights", "data", "eps", "norm", "seed", "batch_size")})
+        options = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
+        gradients = corruptions = None
+        if "corruptions" in attacks:  # first, because its files may be missing
+            if "corruptions" not in pieces:
+                data = {"x": x, "y": y} if corruptions_dir is None else {"data_dir": corruptions_dir}
+                pieces["corruptions"] = corruption_accuracy(model, **data, **options).to_dict()
+            corruptions = CorruptionResult.from_dict(pieces["corruptions"])
+        results: dict[str, AttackResult] = {}
+        for entry in entries:
+            with tqdm(total=len(x), desc=entry.names[0], unit="img", leave=False, disable=not verbose) as bar:
+                results |= {result.name: result for result in entry.results(model, x, y, batch_size, pieces, bar)}
+        if "gradients" in attacks:
+            if "gradients" not in pieces:
+                pieces["gradients"] = gradient_checks(model, x, y, eps, surrogate=surrogate, **options).to_dict()
+            gradients = GradientChecks.from_dict(pieces["gradients"])
+    listed = [results[attack] for attack in names if attack in results]
+    return Evaluation(
+        name or type(model).__name__, eps, seed, listed, y.numpy(), card, gradients, corruptions, warnings
+    )
 
 
-Runner = Callable[[nn.Module, Tensor, Tensor, float, int, int, tqdm], tuple[Tensor, list[str]]]
+def _entries(attacks: Sequence[Any], eps: float, adaptive: PixelBudget, seed: int) -> list[Entry]:
+    """Return what is to run, each kind once, after everything about it has been checked."""
+    if not attacks:
+        raise ValueError(f"attacks is empty; choose from {KNOWN}")
+    entries = parse(
+        [a for a in attacks if not (isinstance(a, str) and a in ("gradients", "corruptions"))], eps, adaptive, seed
+    )
+    check_evidence(entries, eps)
+    return entries
 
 
-def _runner(attack: str) -> Runner:
-    if attack == "natural":
-        return lambda model, x, y, eps, batch_size, seed, bar: _pgd(0, model, x, y, eps, batch_size, seed, bar)
-    if attack == "autoattack":
-        if importlib.util.find_spec("pyautoattack") is None:
-            raise ImportError("attacks holds 'autoattack', which is not installed: pip install pyautoattack")
-        return _autoattack
-    steps = re.fullmatch(r"pgd([1-9]\d*)", str(attack))
-    if steps is None:
-        raise ValueError(f"attacks holds {attack!r}; choose from 'natural', 'pgd' with a number of steps, 'autoattack'")
-    return lambda *arguments: _pgd(int(steps[1]), *arguments)
+def _name(attack: Any, entries: Sequence[Entry]) -> str:
+    """Return the name of the row of an attack given by name or as an instance."""
+    if isinstance(attack, str):
+        return attack
+    return next(entry.name for entry in entries if isinstance(entry, Foreign) and entry.attack is attack)
 
 
-def _pgd(
-    steps: int, model: nn.Module, x: Tensor, y: Tensor, eps: float, batch_size: int, seed: int, bar: tqdm
-) -> tuple[Tensor, list[str]]:
-    """Classify images after `steps` of PGD; none at all for 0 steps."""
-    generator = torch.Generator(x.device).manual_seed(seed)
-    correct = []
-    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        if steps:
-            radii = FixedBudget(eps)(model, images)
-            start = uniform_start(images, radii, eps, generator=generator)
-            loss = ascent(model, AT(), labels)
-            images = pixel_ag(loss, images, radii, max(eps / 4, torch.finfo(x.dtype).tiny), steps, start)
-        with torch.no_grad():
-            correct.append(logits_of(model, images).argmax(1) == labels)
-        bar.update(len(images))
-    return torch.cat(correct), []
-
-
-def _autoattack(
-    model: nn.Module, x: Tensor, y: Tensor, eps: float, batch_size: int, seed: int, bar: tqdm
-) -> tuple[Tensor, list[str]]:
-    from pyautoattack import AutoAttack
-
+def _examine(model: nn.Module, images: Tensor, y: Tensor, strict: bool) -> list[str]:
+    """Look for what makes every accuracy meaningless; refuse such a model, or return what is wrong with it."""
     with torch.no_grad():
-        num_classes = logits_of(model, x[:1]).shape[1]
-    if num_classes < 4:
-        raise ValueError(f"autoattack needs at least 4 classes for its DLR loss; the model has {num_classes}")
-    logits_only = _LogitsOnly(model)
-    adversary = AutoAttack(logits_only, norm="Linf", eps=eps, seed=seed, version="standard", device=x.device)
-    adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(9, num_classes - 1)
-    messages: list[str] = []
-    bar.total = None  # it narrows down to the samples that still stand, so that no total is known
-    tracer = sys.gettrace()  # its check for dynamic defences switches tracing off
+        logits, again = logits_of(model, images), logits_of(model, images)
+        alone = logits_of(model, images[:1])
+    check_class_range(y, logits.shape[1])
+    if not logits.isfinite().all():
+        raise ValueError("the model's logits are not finite on the first images")
+    scale = 1e-3 * (1 + float(logits.abs().max()))
+    wrong = []
+    if (logits - again).abs().max() > scale:
+        wrong.append("the model's logits change from call to call, as in a randomised defence")
+    elif (logits[:1] - alone).abs().max() > scale:
+        wrong.append("the model's logits of an image depend on the other images of the batch")
+    if logits.min() >= 0 and ((logits.sum(1) - 1).abs() < 1e-5).all():
+        wrong.append("the model's output is a probability distribution; attacks need the logits")
+    if wrong and strict:
+        raise ValueError(f"{wrong[0]} (strict=False evaluates it all the same)")
+    return wrong
+
+
+def _card(
+    model: nn.Module, x: Tensor, y: Tensor, names: list[str], eps: float, seed: int, batch_size: int
+) -> dict[str, Any]:
+    """Return what was evaluated, as plain data that tells it from everything else."""
+    packages = ("part_plugin", "torch", "pyautoattack", "torchattacks", "adversarial-robustness-toolbox")
+    return {
+        "weights": fingerprint(model),
+        "data": _digest([x, y]),
+        "n": len(x),
+        "eps": eps,
+        "norm": "Linf",
+        "seed": seed,
+        "batch_size": batch_size,
+        "attacks": names,
+        "versions": {package: _version(package) for package in packages},
+    }
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a checksum of a network's layers and weights."""
+    state = model.state_dict()
+    return _digest([f"{model!r} {list(state)}", *state.values()])
+
+
+def _digest(parts: Sequence[str | Tensor]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(data if isinstance(data, bytes) else data.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _version(package: str) -> str | None:
     try:
-        with _listening(adversary.logger, bar, messages):
-            adv, _ = adversary.run_standard_evaluation(x, y, batch_size=batch_size)
-    finally:
-        sys.settrace(tracer)
-    with torch.no_grad():
-        correct = [
-            logits_of(model, images).argmax(1) == labels
-            for images, labels in zip(adv.split(batch_size), y.split(batch_size), strict=True)
-        ]
-    return torch.cat(correct), messages
-
-
-class _LogitsOnly(nn.Module):
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return logits_of(self.model, images)
-
-
-@contextmanager
-def _listening(logger: logging.Logger, bar: tqdm, messages: list[str]) -> Iterator[None]:
-    """Show AutoAttack's log on the progress bar and keep its warnings."""
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.levelno >= logging.WARNING:
-                messages.append(record.getMessage())
-            else:
-                bar.set_postfix_str(record.getMessage())
-
-    listener, level, propagate = Listener(), logger.level, logger.propagate
-    logger.addHandler(listener)
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(listener)
-        logger.setLevel(level)
-        logger.propagate = propagate
-
-
-@contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
-    """AutoAttack seeds torch's global generators; put them back as they were."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,182 @@
+"""Training as in the paper, from a `Preset` to a checkpoint; a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from .adapters.robustbench import build_model, save_checkpoint, write_tensors
+from .data import Preset
+from .part import PART
+
+FORMAT = 1
+
+
+class _Indexed(Dataset):
+    """Samples with their numbers, by which masks are remembered."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        image, label = self.dataset[index]
+        return image, label, index
+
+
+def train(
+    settings: Preset,
+    dataset: Dataset,
+    path: str | os.PathLike,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    verbose: bool = True,
+) -> nn.Module:
+    """Train a network and write its checkpoint.
+
+    After each epoch PATH.resume holds everything that is needed to go on, and a line with the loss,
+    the accuracy on the adversarial examples, the learning rate and the seconds is added to
+    PATH.jsonl. The same call again goes on from there and ends, on the same device, with the same
+    weights as a run that was never stopped.
+
+    Args:
+        settings: see `preset`.
+        dataset: training samples (image, class), images in [0, 1]; see `load_dataset`.
+        path: checkpoint to write, for `load_checkpoint`.
+        device: where to train.
+        workers: processes that load images.
+        verbose: show a progress bar.
+
+    Returns:
+        The trained network, in eval mode.
+
+    Raises:
+        FileExistsError: PATH is there already.
+        ValueError: a class that the network does not have, or PATH.resume belongs to other settings.
+    """
+    path, resume = Path(path), Path(f"{os.fspath(path)}.resume")
+    if path.exists():
+        raise FileExistsError(f"checkpoint {str(path)!r} exists already; choose another name or remove it")
+    plain = dataclasses.asdict(settings) | {"samples": len(dataset), "image_shape": list(dataset[0][0].shape)}
+    with _everything_seeded(settings.seed):
+        run = _Run(settings, dataset, torch.device(device), workers)
+    if resume.exists():
+        run.load_state(_read_resume(resume, plain))
+    bar = tqdm(total=settings.epochs, initial=run.epoch, desc=path.stem, unit="epoch", disable=not verbose)
+    with bar:
+        while run.epoch < settings.epochs:
+            record = run.train_epoch(bar)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors({"format": FORMAT, "settings": plain, **run.state()}, resume)
+            Path(f"{path}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in run.history))
+            bar.set_postfix(loss=f"{record['loss']:.3f}", adv=f"{record['adv_accuracy']:.1%}")
+            bar.update()
+    save_checkpoint(
+        path, run.model, settings.architecture, settings.num_classes, dict(settings.arguments), training=plain
+    )
+    resume.unlink()
+    return run.model.eval()
+
+
+class _Run:
+    """A network on its way: what changes from epoch to epoch, and how."""
+
+    def __init__(self, settings: Preset, dataset: Dataset, device: torch.device, workers: int):
+        self.settings, self.device, self.workers = settings, device, workers
+        self.dataset = _Indexed(dataset)
+        self.model = build_model(settings.architecture, dict(settings.arguments)).to(device)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(settings.milestones))
+        names = ("beta", "eps", "eps_low", "alpha", "steps", "attack", "burn_in", "mask_every", "cam", "seed")
+        self.part = PART(settings.objective, **{name: getattr(settings, name) for name in names})
+        self.epoch = 0
+        self.history: list[dict[str, float]] = []
+
+    def train_epoch(self, bar: tqdm) -> dict[str, float]:
+        began, lr = time.perf_counter(), self.optimizer.param_groups[0]["lr"]
+        self.part.set_epoch(self.epoch)
+        losses, right, seen = 0.0, 0, 0
+        with _everything_seeded(self.settings.seed, self.epoch):
+            loader = DataLoader(
+                self.dataset, self.settings.batch_size, shuffle=True, num_workers=self.workers, drop_last=False
+            )
+            for number, (x, y, index) in enumerate(loader, 1):
+                x, y = x.to(self.device), y.to(self.device)
+                adv = self.part.perturb(self.model, x, y, index)
+                outputs = self.part.training_pass(self.model.train(), x, adv, y)
+                self.optimizer.zero_grad()
+                outputs.loss.backward()
+                self.optimizer.step()
+                losses += outputs.loss.item() * len(x)
+                right += int((outputs.adv_logits.argmax(1) == y).sum())
+                seen += len(x)
+                bar.set_postfix(batch=f"{number}/{len(loader)}", loss=f"{losses / seen:.3f}", adv=f"{right / seen:.1%}")
+        self.schedule.step()
+        self.epoch += 1
+        record = {
+            "epoch": self.epoch,
+            "loss": losses / seen,
+            "adv_accuracy": right / seen,
+            "lr": lr,
+            "seconds": time.perf_counter() - began,
+        }
+        self.history.append(record)
+        return record
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "part": self.part.state_dict(),
+            "epoch": self.epoch,
+            "history": self.history,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.part.load_state_dict(state["part"])
+        self.epoch, self.history = state["epoch"], state["history"]
+
+
+def _read_resume(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        version, other = state["format"], state["settings"]
+    except Exception as error:
+        raise ValueError(f"resume file {str(path)!r} is damaged; remove it to begin anew") from error
+    if version != FORMAT:
+        raise ValueError(f"resume file {str(path)!r} has format {version}; this version of part_plugin has {FORMAT}")
+    for name, value in settings.items():
+        if other.get(name) != value:
+            raise ValueError(
+                f"resume file {str(path)!r} belongs to another training: its {name} is {other.get(name)!r}, not "
+                f"{value!r}; remove it or choose another checkpoint name"
+            )
+    return state
+
+
+@contextmanager
+def _everything_seeded(*numbers: int) -> Iterator[None]:
+    """Seed torch's global generators from numbers, and put them back as they were."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+        yield
