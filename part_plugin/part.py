@@ -153,7 +153,7 @@ class PART:
 
     @property
     def zero_gradients(self) -> int:
-        """How many of the `attacked` samples gave the attack no gradient to follow (gradient masking)."""
+        """How many of the `attacked` samples, times targets for "mma", gave the attack no gradient to follow."""
         return int(self._zero_gradients)
 
     def _watch(self, gradient: Tensor) -> None:

@@ -91,7 +91,7 @@ class MinimumMargin:
         watch: Callable[[Tensor], None] | None = None,
     ):
         with torch.no_grad():
-            logits = logits_of(model, images)
+            logits = torch.cat(within_memory(lambda rows: logits_of(model, images[rows]), len(images)))
         check_class_range(labels, logits.shape[1])
         if logits.shape[1] < 2:
             raise ValueError("the model has 1 class; a margin is between at least 2")

@@ -95,13 +95,19 @@ def within_memory(run: Callable[[slice], Any], rows: int) -> list:
     while first < rows:
         try:
             results.append(run(slice(first, min(first + size, rows))))
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            if size == 1:
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not _out_of_memory(error):
                 raise
             size = (size + 1) // 2
         else:
             first += size
     return results
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error)  # what torch says on a CPU
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import nn
 
 settings.register_profile("part", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("part")
+torch.set_num_threads(1)  # networks as small as these get many times slower where threads must share a core
 
 
 class SmallNet(nn.Module):

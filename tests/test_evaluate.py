@@ -197,14 +197,14 @@ def test_one_class_is_refused(digits):
 
 def test_an_interrupted_autoattack_goes_on(robust_net, held_out, tmp_path, monkeypatch):
     """Killed after some batches, it ends with the same flags and computes none of these batches again."""
-    x, y = held_out[0][:15], held_out[1][:15]
-    options = {"attacks": ["natural", "pgd5", "autoattack"], "batch_size": 4, "verbose": False}
+    x, y = held_out[0][:20], held_out[1][:20]
+    options = {"attacks": ["natural", "pgd5", "autoattack"], "batch_size": 10, "verbose": False}
     whole = evaluate(robust_net, x, y, EPS, **options)
     made = []
     piece = autoattack.AutoAttack._piece
 
     def dying(self, adversary, *arguments):
-        if len(made) == 6:
+        if len(made) == 3:
             raise KeyboardInterrupt
         made.append(adversary.attacks_to_run)
         return piece(self, adversary, *arguments)
@@ -219,8 +219,8 @@ def test_an_interrupted_autoattack_goes_on(robust_net, held_out, tmp_path, monke
     for name in ("natural", "pgd5", "autoattack"):
         assert np.array_equal(resumed[name].correct, whole[name].correct)
     pieces = [key for key in json.loads(state.read_text())["pieces"] if key.startswith("autoattack/")]
-    assert first == 6
-    assert len(made) == len(pieces) > 6
+    assert first == 3
+    assert len(made) == len(pieces) > 3
     again = evaluate(robust_net, x, y, EPS, state=state, **options)
     assert len(made) == len(pieces)
     assert np.array_equal(again["autoattack"].correct, whole["autoattack"].correct)

@@ -280,5 +280,5 @@ def test_a_criterion_of_ones_own(digits_net, batch):
 def test_repr():
     assert repr(PART("trades", eps=0.2, eps_low=0.1)) == (
         "PART(TRADES(beta=6.0), PixelBudget(eps=0.2, eps_low=0.1, cam=gradcam, target_layers=auto, threshold=1.0, "
-        f"target=predicted), alpha={2 / 255}, steps=10, burn_in=20, mask_every=1)"
+        f"target=predicted), alpha={2 / 255}, steps=10, attack=pgd, burn_in=20, mask_every=1)"
     )

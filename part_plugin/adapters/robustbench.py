@@ -251,7 +251,8 @@ def _restore(content: dict[str, Any]) -> nn.Module:
     """Return the network that a checkpoint describes, with its weights."""
     if (content["mean"] is None) != (content["std"] is None):
         raise ValueError("mean and std go together; give both or neither")
-    model = build_model(content["architecture"], content["arguments"])
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # its first weights are drawn and thrown away
+        model = build_model(content["architecture"], content["arguments"])
     try:
         model.load_state_dict(content["state_dict"])
     except RuntimeError as error:

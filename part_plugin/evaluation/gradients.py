@@ -255,7 +255,7 @@ def _fools_more(one: Sequence[bool], other: Sequence[bool]) -> bool:
     """Whether the first attack fools more samples than the second: a one-sided sign test at the 5 % level."""
     one, other = np.asarray(one), np.asarray(other)
     better, worse = int((~one & other).sum()), int((one & ~other).sum())
-    return better > worse and binomtest(better, better + worse, alternative="greater").pvalue < 0.05
+    return better > worse and bool(binomtest(better, better + worse, alternative="greater").pvalue < 0.05)
 
 
 def _small_network(channels: int, num_classes: int) -> nn.Module:
