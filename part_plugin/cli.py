@@ -98,7 +98,10 @@ def evaluate(
         typer.Option(help="Attacks instead of a suite, e.g. natural,pgd20,mma,autoattack."),
     ] = None,
     eps: Annotated[str, typer.Option(help="Radius of the l_inf threat model.")] = "8/255",
-    n: Annotated[int | None, typer.Option(help="Evaluate so many samples, the first ones. [default: all]")] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(help="Evaluate so many samples, the first (of an imagefolder random ones). [default: all]"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random starts.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples per forward pass.")] = 128,
     device: Device = "cpu",
@@ -132,7 +135,8 @@ def evaluate(
     dataset = dataset or loaded[0][1]["training"].get("dataset")
     if dataset is None:
         raise ValueError(f"--dataset is missing, and {checkpoints[0]} does not say; choose from {', '.join(DATASETS)}")
-    x, y = as_tensors(load_dataset(dataset, root, "test", download), n)
+    in_class_order = dataset == "imagefolder"  # whose first images are all of one class
+    x, y = as_tensors(load_dataset(dataset, root, "test", download), n, 0 if in_class_order else None)
     for name, (_, description) in zip(names, loaded, strict=True):
         if int(y.max()) >= description["num_classes"]:
             raise ValueError(

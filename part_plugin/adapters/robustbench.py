@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from ..checks import check_images, class_indices
-from ..surrogate import undisturbed, without_wrappers
+from ..surrogate import gradients_kept, undisturbed, without_wrappers
 
 FORMAT = 1
 
@@ -126,15 +126,15 @@ def benchmark(
     downloading = loaders[BenchmarkDataset.cifar_10]
     loaders[BenchmarkDataset.cifar_10] = lambda n, data_dir, transform: (x[:n], y[:n])
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    state = torch.random.get_rng_state()
+    tracer = sys.gettrace()  # AutoAttack's check for dynamic defences switches tracing off
     try:
-        with undisturbed(model):
+        with torch.random.fork_rng(range(torch.cuda.device_count())), undisturbed(model), gradients_kept(model):
             return robustbench.benchmark(
                 model, len(x), "cifar10", "Linf", eps=eps, batch_size=batch_size, device=device, **options
             )
     finally:
         loaders[BenchmarkDataset.cifar_10] = downloading
-        torch.random.set_rng_state(state)
+        sys.settrace(tracer)
 
 
 def build_model(architecture: str, arguments: dict[str, Any] | None = None) -> nn.Module:

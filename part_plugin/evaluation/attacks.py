@@ -25,7 +25,7 @@ from ..objectives import AT, ascent
 from ..pixel_ag import MinimumMargin, pixel_ag
 from ..surrogate import gradients_kept, undisturbed, within_memory
 from .autoattack import AutoAttack
-from .common import correct, device_of, random_start, seeded
+from .common import correct, device_of, fingerprint, random_start, seeded
 from .results import AttackResult, flags_from_text, flags_to_text
 from .state import State
 
@@ -45,13 +45,17 @@ class ByBatch:
         """Return the flags of one batch."""
         raise NotImplementedError
 
+    def key(self, model: nn.Module) -> str:
+        """Return what tells its pieces from those of other entries."""
+        return f"{self.names}/{self.settings}"
+
     def results(
         self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, state: State, bar: tqdm
     ) -> list[AttackResult]:
         """Return one result per name; batches that are in `state` already are taken from there."""
         pieces = []
         for first in range(0, len(x), batch_size):
-            key = f"{self.names}/{self.settings}/{first}"
+            key = f"{self.key(model)}/{first}"
             if key not in state:
                 state[key] = self._piece(model, x[first : first + batch_size], y[first : first + batch_size])
             pieces.append(state[key])
@@ -191,6 +195,11 @@ class Foreign(ByBatch):
         plain = {name: getattr(self.attack, name, None) for name in self.attack.attack_params}
         shown = ", ".join(f"{n}={v}" for n, v in plain.items() if isinstance(v, (bool, int, float, str)))
         return f"{type(self.attack).__name__}({shown})"
+
+    def key(self, model: nn.Module) -> str:
+        """Return what tells its pieces from those of other entries, the same on another network among them."""
+        made_on = "" if self.network is model else fingerprint(self.network)
+        return f"{super().key(model)}/{made_on}"
 
     def _radius(self, name: str) -> float | None:
         radius, norm = getattr(self.attack, name, None), getattr(self.attack, "norm", "Linf")

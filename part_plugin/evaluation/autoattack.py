@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..surrogate import logits_of, within_memory
+from ..surrogate import gradients_kept, logits_of, within_memory
 from .common import correct, device_of, seeded
 from .results import AttackResult, flags_from_text, flags_to_text
 from .state import State
@@ -124,7 +124,7 @@ class AutoAttack:
 
         def run(rows: slice) -> Tensor:
             images, labels = x[rows], y[rows]
-            with seeded(self.seed, x.device):
+            with seeded(self.seed, x.device), gradients_kept(model):  # FAB calls backward
                 adv, classes = adversary.run_standard_evaluation(images, labels, batch_size=len(images))
             again = correct(model, adv.flip(0), labels.flip(0)).flip(0)
             if (again != (classes == labels)).float().mean() > 1e-3:

@@ -1,9 +1,10 @@
-"""What all evaluations share: flags, random starts, seeds."""
+"""What all evaluations share: flags, random starts, seeds, checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -44,3 +45,18 @@ def random_start(images: Tensor, radii: Tensor, seed: int) -> Tensor:
         key = zlib.crc32(np.ascontiguousarray(image).tobytes(), seed % 2**32)
         one.uniform_(-1, 1, generator=torch.Generator().manual_seed(key))
     return torch.clamp(images + noise.to(images.device) * radii, 0, 1)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a checksum of a network's layers and weights."""
+    state = model.state_dict()
+    return digest([f"{model!r} {list(state)}", *state.values()])
+
+
+def digest(parts: Sequence[str | Tensor]) -> str:
+    """Return a checksum of texts and tensors, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(data if isinstance(data, bytes) else data.numpy().tobytes())
+    return digest.hexdigest()[:16]

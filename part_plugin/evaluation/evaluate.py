@@ -6,7 +6,6 @@ smaller eps_low is weaker by construction: it can be looked at, but never stands
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from importlib import metadata
@@ -29,7 +28,7 @@ from ..checks import (
 )
 from ..surrogate import logits_of, undisturbed
 from .attacks import KNOWN, Entry, Foreign, check_evidence, parse
-from .common import device_of
+from .common import device_of, digest, fingerprint
 from .corruptions import CorruptionResult, check_pictures, corruption_accuracy
 from .gradients import GradientChecks, gradient_checks
 from .results import AttackResult, Evaluation
@@ -189,7 +188,7 @@ def _card(
     packages = ("part_plugin", "torch", "pyautoattack", "torchattacks", "adversarial-robustness-toolbox")
     return {
         "weights": fingerprint(model),
-        "data": _digest([x, y]),
+        "data": digest([x, y]),
         "n": len(x),
         "eps": eps,
         "norm": "Linf",
@@ -198,20 +197,6 @@ def _card(
         "attacks": names,
         "versions": {package: _version(package) for package in packages},
     }
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Return a checksum of a network's layers and weights."""
-    state = model.state_dict()
-    return _digest([f"{model!r} {list(state)}", *state.values()])
-
-
-def _digest(parts: Sequence[str | Tensor]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(data if isinstance(data, bytes) else data.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _version(package: str) -> str | None:
