@@ -103,6 +103,7 @@ def evaluate(
         typer.Option(help="Evaluate so many samples, the first (of an imagefolder random ones). [default: all]"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random starts.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Repeat with so many seeds, and print mean and spread.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Samples per forward pass.")] = 128,
     device: Device = "cpu",
     download: Download = False,
@@ -121,12 +122,17 @@ def evaluate(
     Example: part-plugin evaluate part.pt --attacks natural,pgd20,mma --eps 8/255
     """
     from .adapters.robustbench import load_checkpoint
+    from .checks import check_count
+    from .evaluation import compare as compare_results
     from .evaluation import evaluate
 
+    check_count("--seeds", seeds)
     names = [path.stem for path in checkpoints]
+    runs = [(f"{name}-seed{s}" if seeds > 1 else name, s) for name in names for s in range(seed, seed + seeds)]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two checkpoints are called {name!r}; their results would have the same name")
+    for name, _ in runs:
         if (out / f"{name}.json").exists() and not overwrite:
             raise FileExistsError(
                 f"result file {str(out / name) + '.json'!r} exists; pass --overwrite or another --out"
@@ -143,15 +149,20 @@ def evaluate(
                 f"{dataset} has class {int(y.max())}, and checkpoint {name!r} has {description['num_classes']} classes"
             )
     chosen = {"suite": suite} if attacks is None else {"attacks": [a.strip() for a in attacks.split(",")]}
-    chosen |= {"batch_size": batch_size, "seed": seed, "corruptions_dir": corruptions_dir}
+    chosen |= {"batch_size": batch_size, "corruptions_dir": corruptions_dir}
     evaluations = []
-    for name, (model, _) in zip(names, loaded, strict=True):
+    for number, (name, run_seed) in enumerate(runs):
         if overwrite:
             (out / f"{name}.json").unlink(missing_ok=True)
-        evaluation = evaluate(model, x, y, eps, name=name, state=out / f"{name}.state.json", **chosen)
+        model, _ = loaded[number // seeds]
+        evaluation = evaluate(model, x, y, eps, seed=run_seed, name=name, state=out / f"{name}.state.json", **chosen)
         evaluation.save(out / name)
         typer.echo(f"{evaluation}\n")
         evaluations.append(evaluation)
+    for first in range(0, len(runs), seeds) if seeds > 1 else ():
+        table = 100 * compare_results(evaluations[first : first + seeds])
+        typer.echo(f"{names[first // seeds]}, mean and standard deviation over {seeds} seeds, in %")
+        typer.echo(f"{table.agg(['mean', 'std']).T.round(2).to_string()}\n")
     if len(evaluations) > 1:
         _write_comparison(evaluations, out / "comparison", "worst case")
 

@@ -70,6 +70,12 @@ def test_evaluate_and_compare(checkpoints, tmp_path):
     assert "at.json' exists; pass --overwrite or another --out" in again.stderr
     assert run("evaluate", checkpoints / "at.pt", *options, "--overwrite").returncode == 0
 
+    code, output = call("evaluate", checkpoints / "at.pt", *options[:-1], tmp_path / "seeds", "--seeds", 3)
+    assert code == 0, output
+    assert {f"at-seed{seed}.json" for seed in range(3)} <= {file.name for file in (tmp_path / "seeds").iterdir()}
+    accuracies = [100 * Evaluation.load(tmp_path / "seeds" / f"at-seed{s}.json")["pgd5"].accuracy for s in range(3)]
+    assert f"pgd5        {np.mean(accuracies):5.2f}  {np.std(accuracies, ddof=1):.2f}" in output
+
     results = [tmp_path / "results" / "at.json", tmp_path / "results" / "part.json"]
     done = run("compare", *results, "--out", tmp_path / "side" / "by-side", "--attack", "pgd5")
     assert done.returncode == 0, done.stderr
@@ -124,6 +130,7 @@ MISTAKES = {
     "evaluate {at} --dataset svhn --root none": "svhn is not complete in root='none'",
     "evaluate {at} --n 500": "n=500 samples asked for; the dataset has 400",
     "evaluate {at} --n 0": "an empty subset was asked for (n=0 of 400 samples)",
+    "evaluate {at} --seeds 0": "--seeds=0 is not allowed; it must be >= 1",
     "evaluate {at} --eps 8": "eps='8' is not a radius; it must be in [0, 1], as a number or as in '8/255'",
     "evaluate {at} --eps x": "eps='x' is not a radius",
     "evaluate {at} --suite all": "suite='all' is not known; choose from 'quick', 'standard', 'paper'",

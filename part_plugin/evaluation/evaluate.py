@@ -108,6 +108,7 @@ def evaluate(
     eps = parse_radius("eps", eps)
     warn_of_unusual(eps)
     check_count("batch_size", batch_size)
+    check_count("seed", seed, 0)
     attacks = SUITES[check_choice("suite", suite, list(SUITES))] if suite else tuple(attacks)
     x = torch.as_tensor(x)
     check_images(x)
