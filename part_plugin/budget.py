@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .cam import Layer, check_cam, class_activation_map
+from .cam import Layer, check_cam, map_and_logits
 from .checks import check_choice, check_eps_pair, class_indices
 
 
@@ -56,27 +56,31 @@ class PixelBudget:
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the radius of every pixel, (N, 1, H, W), for images (N, C, H, W) and labels (N,)."""
-        check_eps_pair(self.eps, self.eps_low)
         if self.eps_low == self.eps:
             return _uniform(images, self.eps)
         return self.radii(self.important(model, images, labels), images)
 
     def important(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return where the important pixels are, bool (N, 1, H, W); everywhere if there is no signal."""
+        return self.look(model, images, labels)[0]
+
+    def look(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `important` does, and the logits (N, K) that were computed on the way."""
         classes = None
         if self.target == "true":
             if labels is None:
                 raise ValueError("labels=None does not go with target='true'; pass labels or target='predicted'")
             classes = class_indices(labels, len(images))
-        maps = class_activation_map(model, images, classes, self.cam, self.target_layers, self.reshape_transform)
+        maps, logits = map_and_logits(model, images, classes, self.cam, self.target_layers, self.reshape_transform)
         deviation, mean = torch.std_mean(maps, dim=(1, 2, 3), keepdim=True, correction=0)
         no_signal = deviation == 0
         self.images += len(images)
         self._no_signal = self._no_signal.to(maps.device) + no_signal.sum()
-        return ((maps - mean) > self.threshold * deviation) | no_signal
+        return ((maps - mean) > self.threshold * deviation) | no_signal, logits
 
     def radii(self, important: Tensor, images: Tensor) -> Tensor:
         """Return eps where `important`, eps_low elsewhere, in the dtype of `images`."""
+        check_eps_pair(self.eps, self.eps_low)
         return torch.where(important, _uniform(images, self.eps), _uniform(images, self.eps_low))
 
     @property

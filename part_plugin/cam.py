@@ -74,6 +74,18 @@ def class_activation_map(
     Raises:
         ValueError: unknown method or layer, a layer without spatial extent, a class out of range.
     """
+    return map_and_logits(model, images, classes, cam, target_layers, reshape_transform)[0]
+
+
+def map_and_logits(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor | None = None,
+    cam: str | type = "gradcam",
+    target_layers: Layer | Sequence[Layer] | None = None,
+    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return what `class_activation_map` does, and the logits (N, K) that were computed on the way."""
     check_cam(cam)
     check_batch(images)
     if classes is not None:
@@ -84,10 +96,10 @@ def class_activation_map(
         layers = resolve_target_layers(model, target_layers, images)
         if cam not in METHODS:
             return _library(cam).library_map(model, images, classes, cam, list(layers.values()), reshape_transform)
-        recorded = _record(model, images, classes, layers, reshape_transform)
+        recorded, logits = _record(model, images, classes, layers, reshape_transform)
         maps = [_scale(_native_map(cam, *pair).relu()) for pair in recorded]
         resized = [F.interpolate(m, images.shape[-2:], mode="bilinear", align_corners=False) for m in maps]
-        return _scale(torch.stack(resized).mean(0))
+        return _scale(torch.stack(resized).mean(0)), logits
 
 
 def check_cam(cam: Any) -> None:
@@ -183,8 +195,8 @@ def _record(
     classes: Tensor | None,
     layers: dict[str, nn.Module],
     reshape_transform: Callable[[Tensor], Tensor] | None,
-) -> list[tuple[Tensor, Tensor]]:
-    """Return the activations at each layer and the gradients of the class scores there."""
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """Return the activations at each layer and the gradients of the class scores there; and the logits."""
     recorded: dict[str, Tensor] = {}
 
     def record(name: str) -> Callable:
@@ -211,10 +223,11 @@ def _record(
     for name, gradient in zip(layers, gradients, strict=True):
         if gradient is None:
             raise ValueError(f"the model's output does not depend on target layer {name!r}")
-    return [
+    pairs = [
         tuple(_as_maps(name, tensor.detach(), reshape_transform) for tensor in pair)
         for name, *pair in zip(layers, activations, gradients, strict=True)
     ]
+    return pairs, logits.detach()
 
 
 def _scores(logits: Tensor, classes: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ from .cam import Layer
 from .checks import Clip, check_choice, check_count, check_images, check_number, class_indices
 from .objectives import Objective, ascent, make_objective
 from .pixel_ag import MinimumMargin, gaussian_start, pixel_ag, uniform_start
-from .surrogate import logits_of, undisturbed, without_replicas
+from .surrogate import check_fast, lean, logits_of, sped_up, undisturbed, without_replicas
 
 
 class Outputs(NamedTuple):
@@ -53,6 +53,7 @@ class PART:
         clip: smallest and largest pixel value. (Default: (0, 1))
         cam, target_layers: see `class_activation_map`.
         budget: a budget to use instead of one made from the arguments.
+        fast: options that make the attack cheaper and its gradients approximate; see `surrogate.FAST`.
         seed: seed of the random starts, together with the rank and `step`, so that nothing has to
             be saved to resume; default: torch's global generator.
         **budget_options: reshape_transform, threshold, target; see `PixelBudget`.
@@ -75,6 +76,7 @@ class PART:
         cam: str | type = "gradcam",
         target_layers: Layer | Sequence[Layer] | None = None,
         budget: Budget | None = None,
+        fast: str | Sequence[str] = (),
         seed: int | None = None,
         **budget_options,
     ):
@@ -89,6 +91,7 @@ class PART:
         if self.mask_every > 1 and not isinstance(self.budget, PixelBudget):
             raise ValueError(f"mask_every={mask_every} needs a PixelBudget; a fixed budget has no masks to renew")
         self.clip = clip
+        self.fast = check_fast(fast)
         self.seed = seed
         self.step = 0
         self.attacked = 0
@@ -130,22 +133,27 @@ class PART:
         check_images(x, self.clip)
         y = class_indices(y, len(x))
         model = without_replicas(model)
-        with undisturbed(model):
+        with undisturbed(model), lean(model):
             x, y = x.detach().clone(), y.to(x.device).clone()  # also tensors made under inference_mode will do
-            radii = self._radii(model, x, y, index)
-            adv = self.attack(model, x, y, radii)
+            radii, natural_logits = self._radii(model, x, y, index)
+            with sped_up(model, x, self.fast) as attacked:
+                adv = self.attack(attacked, x, y, radii, natural_logits)
         self.step += 1
         return adv
 
-    def attack(self, model: nn.Module, x: Tensor, y: Tensor, radii: Tensor) -> Tensor:
-        """Maximise the objective's attack loss, or the margin, within `radii`; override it to attack otherwise."""
+    def attack(
+        self, model: nn.Module, x: Tensor, y: Tensor, radii: Tensor, natural_logits: Tensor | None = None
+    ) -> Tensor:
+        """Maximise the objective's attack loss, or the margin, within `radii`; override it to attack otherwise.
+
+        `natural_logits` are those of x in eval mode, where the map has computed them already.
+        """
         start = self._start(x, radii)
         if self.minimum_margin:
             return MinimumMargin(model, x, y, radii, self.alpha, start, self.clip, watch=self._watch).advance(
                 self.steps
             )
-        natural_logits = None
-        if self.objective.attacks_natural:
+        if self.objective.attacks_natural and natural_logits is None:
             with torch.no_grad():
                 natural_logits = logits_of(model, x)
         loss = ascent(model, self.objective, y, natural_logits)
@@ -195,12 +203,16 @@ class PART:
         key = np.random.SeedSequence((self.seed, int(os.environ.get("RANK", 0)), self.step))
         return torch.Generator(device).manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
 
-    def _radii(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
+    def _radii(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the radii, and the natural logits if a map has computed them."""
         if self.burning_in:
-            return FixedBudget(self.budget.eps)(model, x)
-        if self.mask_every == 1 or self.budget.eps_low == self.budget.eps:
-            return self.budget(model, x, y)
-        return self.budget.radii(self._remembered(model, x, y, index), x)
+            return FixedBudget(self.budget.eps)(model, x), None
+        if not isinstance(self.budget, PixelBudget) or self.budget.eps_low == self.budget.eps:
+            return self.budget(model, x, y), None
+        if self.mask_every > 1:
+            return self.budget.radii(self._remembered(model, x, y, index), x), None
+        important, natural_logits = self.budget.look(model, x, y)
+        return self.budget.radii(important, x), natural_logits
 
     def _remembered(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
         """Return the masks of the samples numbered `index`, computing those not seen since renewal."""

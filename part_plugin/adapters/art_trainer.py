@@ -24,7 +24,7 @@ from ..budget import Budget, FixedBudget
 from ..checks import check_count, check_images, check_number, class_indices
 from ..objectives import AT, MART, TRADES, Objective
 from ..part import PART, Outputs
-from ..surrogate import logits_of
+from ..surrogate import check_fast, logits_of
 from .art import (
     PixelEvasionAttack,
     _PixelEvasion,
@@ -53,10 +53,12 @@ class _LiftedPART(PART):
         clip = classifier_clip(lifted.estimator)
         super().__init__(objective, budget=lifted.budget, clip=clip, **schedule)
 
-    def attack(self, model: nn.Module, x: Tensor, y: Tensor, radii: Tensor) -> Tensor:
+    def attack(
+        self, model: nn.Module, x: Tensor, y: Tensor, radii: Tensor, natural_logits: Tensor | None = None
+    ) -> Tensor:
         if self.crafts:
             return self.lifted.craft(model, x, y, radii)
-        return super().attack(model, x, y, radii)
+        return super().attack(model, x, y, radii, natural_logits)
 
 
 class PARTTrainer(Trainer):
@@ -83,6 +85,7 @@ class PARTTrainer(Trainer):
         cam: str | type = "gradcam",
         target_layers: Any = None,
         budget: Budget | None = None,
+        fast: str | Sequence[str] = (),
         log_path: str | os.PathLike | None = None,
         **budget_options: Any,
     ) -> None:
@@ -99,6 +102,7 @@ class PARTTrainer(Trainer):
         :param burn_in: Number of first epochs of a `fit` with eps everywhere; default a quarter, as in the paper.
         :param mask_every: Renew the masks every so many epochs (`fit` only; the images must not be augmented).
         :param cam, target_layers, budget, budget_options: See `PixelBudget`.
+        :param fast: Options that make a PGD cheaper and its gradients approximate; see `part_plugin.surrogate.FAST`.
         :param log_path: File to which the record of each epoch is appended as a line of JSON.
         """
         check_classifier(classifier)
@@ -116,6 +120,7 @@ class PARTTrainer(Trainer):
         self.burn_in = burn_in
         self.log_path = log_path
         self.mask_every = check_count("mask_every", mask_every)
+        self.fast = check_fast(fast)
         self.history: list[dict[str, float]] = []
 
     def _lifted(self, attack: Any, eps_low: float | None, options: dict[str, Any]) -> _PixelEvasion:
@@ -212,7 +217,7 @@ class PARTTrainer(Trainer):
         burn_in = nb_epochs // 4 if self.burn_in is None else self.burn_in
         if burn_in >= nb_epochs:
             raise ValueError(f"burn_in={burn_in} leaves none of nb_epochs={nb_epochs} for PART; it must be smaller")
-        schedule = {"burn_in": burn_in, "mask_every": mask_every}
+        schedule = {"burn_in": burn_in, "mask_every": mask_every, "fast": self.fast}
         return [_LiftedPART(attack, self._objective(), **schedule) for attack in self.attacks]
 
     def _train(

@@ -27,8 +27,8 @@ def library_map(
     cam: str | type,
     target_layers: list[nn.Module],
     reshape_transform: Callable[[Tensor], Tensor] | None,
-) -> Tensor:
-    """Return the library's maps for a batch, (N, 1, H, W), on the device of `images`.
+) -> tuple[Tensor, Tensor]:
+    """Return the library's maps for a batch, (N, 1, H, W), on the device of `images`, and the logits.
 
     The library fills `.grad` of every parameter and leaves its hooks on the model; here both are
     put back, also after an exception.
@@ -46,4 +46,4 @@ def library_map(
             scaled = maps(input_tensor=images.requires_grad_(), targets=targets)
         finally:
             maps.activations_and_grads.release()
-    return torch.from_numpy(scaled)[:, None].to(images.device)
+    return torch.from_numpy(scaled)[:, None].to(images.device), logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from numbers import Real
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..cam import Layer
 from ..checks import check_count, check_images, check_number, class_indices
 from ..objectives import AT, TRADES, ascent
 from ..pixel_ag import MinimumMargin, change_of_variable, gaussian_start, pixel_ag, pull_back, share, uniform_start
-from ..surrogate import ModelView, logits_of, undisturbed
+from ..surrogate import ModelView, check_fast, lean, logits_of, sped_up, undisturbed
 
 _RANGE_HINT = "; call set_normalization_used(mean, std) or move the normalisation into the model"
 
@@ -101,6 +102,8 @@ class PixelPGD(_PixelAttack):
         cam (str or type): see `class_activation_map`. (Default: "gradcam")
         target_layers: modules or dotted names; None finds the last with spatial extent. (Default: None)
         budget: a budget to use instead of one made from the arguments. (Default: None)
+        fast (str or tuple): options that make it cheaper and its gradients approximate; see
+            `part_plugin.surrogate.FAST`. (Default: ())
         **budget_options: reshape_transform, threshold, target; see `PixelBudget`.
 
     Shape:
@@ -125,6 +128,7 @@ class PixelPGD(_PixelAttack):
         cam: str | type = "gradcam",
         target_layers: Layer | Sequence[Layer] | None = None,
         budget: Budget | None = None,
+        fast: str | Sequence[str] = (),
         **budget_options: Any,
     ):
         budget = budget or PixelBudget(eps, eps_low, cam, target_layers, **budget_options)
@@ -133,6 +137,7 @@ class PixelPGD(_PixelAttack):
         self.alpha = alpha
         self.steps = steps
         self.random_start = random_start
+        self.fast = check_fast(fast)
         self.supported_mode = ["default", "targeted"]
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -144,9 +149,10 @@ class PixelPGD(_PixelAttack):
         view = self._view()
         radii = self.budget(view, images, labels)
         aim = self.get_target_label(images, labels) if self.targeted else labels
-        loss = ascent(view, AT(), aim, sign=-1 if self.targeted else 1)
         start = uniform_start(images, radii, self.eps) if self.random_start else None
-        return pixel_ag(loss, images, radii, self.alpha, self.steps, start)
+        with lean(view) if self.fast else nullcontext(), sped_up(view, images, self.fast) as attacked:
+            loss = ascent(attacked, AT(), aim, sign=-1 if self.targeted else 1)
+            return pixel_ag(loss, images, radii, self.alpha, self.steps, start)
 
 
 class PixelTPGD(_PixelAttack):

@@ -1,0 +1,284 @@
+"""Time and memory of a training step here and in the peers, side by side in one run.
+
+    python benchmarks/step.py --width 16 --batch-size 128 --repeats 7 --json step.json
+
+Every repetition runs all variants one after the other; ratios are those of one repetition, and medians and extremes
+are quoted. The network is RobustBench's ResNet-18, of any width, on random 32x32 images: what is timed depends neither
+on weights nor on labels. `--reference` takes a checkout of the code that was published with the paper
+(github.com/tmlr-group/PART, which needs torchcam); on a CPU its calls of `.cuda()` do nothing.
+"""
+
+import argparse
+import importlib
+import json
+import resource
+import subprocess
+import sys
+import time
+import types
+from contextlib import contextmanager
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+
+EPS, EPS_LOW, ALPHA, STEPS = 8 / 255, 7 / 255, 2 / 255, 10
+RATIOS = {  # name: (numerator, denominator, floor by counting operations)
+    "PART/AT": ("PART", "AT", 24 / 23),
+    "PART-T/TRADES": ("PART-T", "TRADES", 1.0),
+    "PART-M/MART": ("PART-M", "MART", 27 / 26),
+    "PART/ART-AT": ("PART in ART", "ART AdversarialTrainer", None),
+    "PART-T/ART-TRADES": ("PART-T in ART", "ART TRADES trainer", None),
+    "PART/torchattacks-AT": ("PART", "torchattacks loop", 24 / 23),
+    "fast PART/torchattacks-AT": ("fast PART", "torchattacks loop", None),
+    "maps/pytorch-grad-cam": ("maps", "maps, pytorch-grad-cam", None),
+    "maps/reference": ("maps", "maps, reference", None),
+    "PART/reference": ("PART", "PART, reference", None),
+}
+
+
+def variants(options: argparse.Namespace) -> dict:
+    """Return what is timed, by name: functions of nothing."""
+    torch.manual_seed(0)
+    made = Bench(options)
+    steps = {
+        "AT": lambda: made.step("at", eps_low=EPS),
+        "PART": lambda: made.step("at"),
+        "fast PART": lambda: made.step("at", fast=options.fast),
+        "TRADES": lambda: made.step("trades", eps_low=EPS),
+        "PART-T": lambda: made.step("trades"),
+        "MART": lambda: made.step("mart", eps_low=EPS),
+        "PART-M": lambda: made.step("mart"),
+        "torchattacks loop": made.torchattacks_loop,
+        **made.art_trainers(),
+        "maps": made.maps,
+        "maps, pytorch-grad-cam": made.library_maps,
+    }
+    return steps | (made.reference(options.reference) if options.reference else {})
+
+
+class Bench:
+    """A network, an optimizer, a batch, and ways to train on it."""
+
+    def __init__(self, options: argparse.Namespace):
+        from networks import ResNet18
+
+        self.device = torch.device(options.device)
+        self.model = ResNet18(options.width).to(self.device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, momentum=0.9, weight_decay=2e-4)
+        self.x = torch.rand(options.batch_size, 3, 32, 32, device=self.device)
+        self.y = torch.randint(10, (options.batch_size,), device=self.device)
+
+    def update(self, loss: torch.Tensor) -> None:
+        """Take an optimizer's step."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def step(self, objective: str, eps_low: float = EPS_LOW, **settings) -> None:
+        """Train on the batch with PART; equal radii are the plain objective."""
+        from part_plugin import PART
+
+        settings |= {"eps": EPS, "eps_low": eps_low, "alpha": ALPHA, "steps": STEPS, "burn_in": 0, "seed": 0}
+        self.update(PART(objective, **settings).loss(self.model.train(), self.x, self.y))
+
+    def torchattacks_loop(self) -> None:
+        """Train on the batch with torchattacks' PGD."""
+        import torchattacks
+
+        adv = torchattacks.PGD(self.model.train(), EPS, ALPHA, STEPS)(self.x, self.y)
+        self.update(F.cross_entropy(self.model(adv), self.y))
+
+    def art_trainers(self) -> dict:
+        """Return one epoch of one batch in ART's trainers and in ours."""
+        from art.attacks.evasion import ProjectedGradientDescent
+        from art.defences.trainer import AdversarialTrainer, AdversarialTrainerTRADESPyTorch
+        from art.estimators.classification import PyTorchClassifier
+
+        from part_plugin import PARTTrainer, PARTTrainerTRADES
+
+        classifier = PyTorchClassifier(
+            self.model, torch.nn.CrossEntropyLoss(), (3, 32, 32), 10, optimizer=self.optimizer, clip_values=(0, 1)
+        )
+        n = len(self.x)
+        attack = ProjectedGradientDescent(
+            classifier, eps=EPS, eps_step=ALPHA, max_iter=STEPS, num_random_init=1, batch_size=n, verbose=False
+        )
+        x, y = self.x.cpu().numpy(), F.one_hot(self.y.cpu(), 10).numpy()
+        ours, theirs = {"burn_in": 0, "eps_low": EPS_LOW}, {"batch_size": n, "nb_epochs": 1}
+        trainers = {
+            "PART in ART": PARTTrainer(classifier, attack, **ours),
+            "ART AdversarialTrainer": AdversarialTrainer(classifier, attack, ratio=1.0),
+            "PART-T in ART": PARTTrainerTRADES(classifier, attack, beta=6.0, **ours),
+            "ART TRADES trainer": AdversarialTrainerTRADESPyTorch(classifier, attack, beta=6.0),
+        }
+        quiet = {"PART in ART": {"verbose": False}, "PART-T in ART": {"verbose": False}}
+        return {name: lambda name=name: trainers[name].fit(x, y, **theirs, **quiet.get(name, {})) for name in trainers}
+
+    def maps(self) -> None:
+        """Compute the batch's maps as a training step does."""
+        from part_plugin import class_activation_map
+        from part_plugin.surrogate import lean
+
+        with lean(self.model):
+            class_activation_map(self.model, self.x, target_layers=self.model.layer4)
+
+    def library_maps(self) -> None:
+        """Compute the batch's maps in pytorch-grad-cam."""
+        from pytorch_grad_cam import GradCAM
+
+        self.model.eval()
+        with GradCAM(self.model, [self.model.layer4]) as cam:
+            cam(self.x, None)
+
+    def reference(self, path: str) -> dict:
+        """Return the published map and step."""
+        published = published_code(path)
+        settings = types.SimpleNamespace(model="resnet", cam="gradcam", epsilon=EPS, low_epsilon=EPS_LOW)
+
+        def maps() -> torch.Tensor:
+            self.model.eval()
+            return published.craft_weight_matrix(self.model, self.x, self.device, settings, parallel=False)
+
+        def step() -> None:
+            radii = published.generate_weighted_eps(maps(), settings)
+            with cuda_does_nothing(self.device):
+                adv = published.part_pgd(self.model, self.x, self.y, radii, EPS, STEPS, ALPHA)
+            self.update(F.cross_entropy(self.model.train()(adv.detach()), self.y))
+
+        return {"maps, reference": maps, "PART, reference": step}
+
+
+def published_code(path: str) -> types.ModuleType:
+    """Return the published `utils`, which asks for a function that Matplotlib 3.9 took away."""
+    import matplotlib
+    from matplotlib import cm
+
+    if not hasattr(cm, "get_cmap"):
+        cm.get_cmap = matplotlib.colormaps.__getitem__
+    sys.path.insert(0, path)
+    try:
+        return importlib.import_module("utils")
+    finally:
+        sys.path.remove(path)
+
+
+@contextmanager
+def cuda_does_nothing(device: torch.device):
+    """Let code that calls `.cuda()` run on a CPU."""
+    kept = torch.Tensor.cuda
+    if device.type == "cpu":
+        torch.Tensor.cuda = lambda tensor, *args, **kwargs: tensor
+    try:
+        yield
+    finally:
+        torch.Tensor.cuda = kept
+
+
+def seconds(run, device: torch.device) -> float:
+    """Return how long one call takes."""
+    if device.type != "cuda":
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    began.record()
+    run()
+    ended.record()
+    torch.cuda.synchronize()
+    return began.elapsed_time(ended) / 1000
+
+
+def peak_memory(name: str, run, options: argparse.Namespace) -> float:
+    """Return the peak memory of one variant in MB: allocated on the card, or resident in a process of its own."""
+    if options.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() / 2**20
+    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def parse() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=16, help="channels of the first block; ResNet-18 has 64")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--fast", nargs="*", default=["fold"], help="options of the opt-in fast attack")
+    parser.add_argument("--reference", metavar="PATH", help="checkout of the published code")
+    parser.add_argument("--json", metavar="PATH", help="write the numbers there")
+    parser.add_argument("--only", nargs="*", help="variants to run (default: all)")
+    parser.add_argument("--no-memory", action="store_true", help="measure time only")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def ratios(table: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Return median, smallest and largest ratio over the repetitions."""
+    found = {}
+    for name, (ours, theirs, floor) in RATIOS.items():
+        if ours in table and theirs in table:
+            each = [a / b for a, b in zip(table[ours], table[theirs], strict=True)]
+            found[name] = {"median": median(each), "smallest": min(each), "largest": max(each), "floor": floor}
+    return found
+
+
+def main() -> None:
+    """Time all variants, print the tables, write the JSON."""
+    options = parse()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        variants(options)[options.memory_of]()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    runs = {name: run for name, run in variants(options).items() if not options.only or name in options.only}
+    times = {name: [] for name in runs}
+    for run in runs.values():
+        run()  # warm-up
+    for _ in range(options.repeats):
+        for name, run in runs.items():
+            times[name].append(seconds(run, torch.device(options.device)))
+    memory = {} if options.no_memory else {name: [peak_memory(name, run, options)] for name, run in runs.items()}
+    result = {
+        "settings": vars(options) | {"torch": torch.__version__},
+        "seconds": times,
+        "ratios": ratios(times),
+        "memory_mb": {name: values[0] for name, values in memory.items()},
+        "memory": {name: values["median"] for name, values in ratios(memory).items()},
+    }
+    print(markdown(result))
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
+
+
+def markdown(result: dict) -> str:
+    """Return the tables."""
+    o = result["settings"]
+    lines = [
+        f"ResNet-18 of width {o['width']}, batch {o['batch_size']}, {o['device']}, {o['threads']} threads, torch "
+        f"{o['torch']}, PGD-{STEPS}, {o['repeats']} repetitions; fast = {', '.join(o['fast'])}",
+        "",
+        "| variant | median s | smallest | largest | peak MB |",
+        "|---|---|---|---|---|",
+    ]
+    for name, each in result["seconds"].items():
+        mb = result["memory_mb"].get(name)
+        shown = "" if mb is None else f"{mb:.0f}"
+        lines.append(f"| {name} | {median(each):.4f} | {min(each):.4f} | {max(each):.4f} | {shown} |")
+    lines += ["", "| ratio | median | smallest | largest | floor | memory |", "|---|---|---|---|---|---|"]
+    for name, r in result["ratios"].items():
+        floor = "" if r["floor"] is None else f"{r['floor']:.3f}"
+        memory = result["memory"].get(name)
+        shown = "" if memory is None else f"{memory:.3f}"
+        lines.append(f"| {name} | {r['median']:.3f} | {r['smallest']:.3f} | {r['largest']:.3f} | {floor} | {shown} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
