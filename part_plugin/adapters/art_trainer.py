@@ -161,13 +161,15 @@ class PARTTrainer(Trainer):
         images, labels = self._checked(x, y)
         nb_batches = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
         check_count("number of batches", nb_batches)
+        images, labels = (_where_it_fits(tensor, self._classifier.device) for tensor in (images, labels))
 
         def epoch() -> Iterator[Batch]:
             order = np.arange(len(images))
             np.random.shuffle(order)  # as ART does
             for batch in range(nb_batches):
                 index = torch.from_numpy(order[batch * batch_size : (batch + 1) * batch_size])
-                yield images[index], labels[index], index
+                rows = index.to(images.device)
+                yield images[rows], labels[rows], index
 
         self._train(epoch, nb_batches, nb_epochs, self.mask_every, validation_data, scheduler, verbose)
 
@@ -269,7 +271,8 @@ class PARTTrainer(Trainer):
             outputs.loss.backward()
             classifier.optimizer.step()
             tally.add(outputs, y)
-            bar.set_postfix(_shown(self.history) | tally.shown())
+            if not bar.disable and bar.n % 10 == 0:  # to read the numbers a GPU must be waited for
+                bar.set_postfix(_shown(self.history) | tally.shown())
             bar.update()
         return {"epoch": epoch, "lr": classifier.optimizer.param_groups[0]["lr"]} | tally.record()
 
@@ -386,23 +389,29 @@ class _Tally:
         self.parts = parts
         self.began = time.perf_counter()
         self.before = self._counts()
-        self.seen = self.loss = self.adv_hits = self.natural_hits = 0.0
+        self.seen = 0
+        self.sums = torch.zeros(3, dtype=torch.float64)  # of loss, adversarial and natural hits, where the model is
 
     def add(self, outputs: Outputs, labels: Tensor) -> None:
+        logits = (outputs.adv_logits, outputs.natural_logits)
+        hits = [torch.zeros_like(outputs.loss) if z is None else (z.argmax(1) == labels).sum() for z in logits]
+        new = torch.stack([outputs.loss.detach() * len(labels), *hits])
+        self.sums = self.sums.to(new.device) + new.double().detach()
         self.seen += len(labels)
-        self.loss += outputs.loss.item() * len(labels)
-        self.adv_hits += _hits(outputs.adv_logits, labels)
-        if outputs.natural_logits is not None:
-            self.natural_hits += _hits(outputs.natural_logits, labels)
 
     def shown(self) -> dict[str, str]:
-        return {"loss": f"{self.loss / self.seen:.3f}", "adv": f"{self.adv_hits / self.seen:.1%}"}
+        loss, adv, _ = self.means()
+        return {"loss": f"{loss:.3f}", "adv": f"{adv:.1%}"}
+
+    def means(self) -> list[float]:
+        return (self.sums / self.seen).tolist()
 
     def record(self) -> dict[str, float]:
         maps, no_signal, attacked, zero_gradients = self._counts() - self.before
-        record = {"loss": self.loss / self.seen, "adv_accuracy": self.adv_hits / self.seen}
+        loss, adv_accuracy, natural_accuracy = self.means()
+        record = {"loss": loss, "adv_accuracy": adv_accuracy}
         if self.parts[0].objective.needs_natural:
-            record["natural_accuracy"] = self.natural_hits / self.seen
+            record["natural_accuracy"] = natural_accuracy
         record["no_signal"] = float(no_signal / max(maps, 1))
         record["zero_gradient"] = float(zero_gradients / max(attacked, 1))
         record["seconds"] = time.perf_counter() - self.began
@@ -413,6 +422,13 @@ class _Tally:
         made = [[getattr(budget, name, 0) for name in ("images", "no_signal")] for budget in budgets]
         attacked = [[part.attacked, part.zero_gradients] for part in self.parts]
         return np.concatenate([np.sum(made, axis=0), np.sum(attacked, axis=0)])
+
+
+def _where_it_fits(data: Tensor, device: torch.device) -> Tensor:
+    """Return the data on the device if it takes less than a quarter of the memory that is free there."""
+    if device.type != "cuda" or data.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
+        return data
+    return data.to(device)
 
 
 def _hits(logits: Tensor, labels: Tensor) -> int:

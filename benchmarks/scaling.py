@@ -1,0 +1,128 @@
+"""How the cost of a PART step grows: with batch size, image side, width, classes and target layers.
+
+    python benchmarks/scaling.py --repeats 3 --json scaling.json --figure scaling.png
+
+The paper argues that PART costs a constant factor more than AT (Appendix H.7). Here the cost of a PART step, of an AT
+step and of the maps alone is measured over a range of each quantity, interleaved, and a power law is fitted to the
+medians: seconds = a * quantity^exponent. The network is a ResNet-18 on random images.
+"""
+
+import argparse
+import json
+import time
+from statistics import median
+
+import numpy as np
+import torch
+from networks import ResNet18
+
+from part_plugin import PART, class_activation_map
+from part_plugin.surrogate import lean
+
+BASE = {"batch size": 16, "image side": 32, "width": 8, "classes": 10, "target layers": 1}
+RANGES = {
+    "batch size": (8, 16, 32, 64, 128),
+    "image side": (16, 32, 64, 96),
+    "width": (4, 8, 16, 32, 64),
+    "classes": (2, 10, 100, 1000),
+    "target layers": (1, 2, 3, 4),
+}
+LAYERS = ("layer4", "layer3", "layer2", "layer1")
+
+
+class Pooled(ResNet18):
+    """A ResNet-18 for images of any size."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.linear(x.mean((2, 3)))
+
+
+def runs(settings: dict[str, int], device: str) -> dict:
+    """Return what is timed for one setting, by name."""
+    torch.manual_seed(0)
+    model = Pooled(settings["width"], settings["classes"]).to(device)
+    side = settings["image side"]
+    x = torch.rand(settings["batch size"], 3, side, side, device=device)
+    y = torch.randint(settings["classes"], (len(x),), device=device)
+    layers = list(LAYERS[: settings["target layers"]])
+    at, part = (PART(eps_low=low, burn_in=0, seed=0, target_layers=layers) for low in (8 / 255, 7 / 255))
+
+    def step(method: PART) -> None:
+        method.loss(model.train(), x, y).backward()
+        model.zero_grad()
+
+    def maps() -> None:
+        with lean(model):
+            class_activation_map(model, x, target_layers=layers)
+
+    return {"AT step": lambda: step(at), "PART step": lambda: step(part), "maps": maps}
+
+
+def measure(settings: dict[str, int], options: argparse.Namespace) -> dict[str, float]:
+    """Return the median seconds of each variant."""
+    variants = runs(settings, options.device)
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for repetition in range(options.repeats + 1):
+        for name, run in variants.items():
+            began = time.perf_counter()
+            run()
+            if options.device != "cpu":
+                torch.cuda.synchronize()
+            if repetition:  # the first warms up
+                times[name].append(time.perf_counter() - began)
+    return {name: median(each) for name, each in times.items()}
+
+
+def exponent(quantities: list[int], seconds: list[float]) -> float:
+    """Return the slope of log seconds over log quantity."""
+    return float(np.polyfit(np.log(quantities), np.log(seconds), 1)[0])
+
+
+def draw(table: dict, path: str) -> None:
+    """Write the figure: a panel for each quantity, a line for each variant, exponents in the legend."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(table), 3.6), layout="constrained")
+    for ax, (quantity, found) in zip(figure.subplots(1, len(table)), table.items(), strict=True):
+        for name, seconds in found["seconds"].items():
+            ax.loglog(found["values"], seconds, "o-", label=f"{name}, exponent {found['exponents'][name]:.2f}")
+        ax.set_xlabel(quantity)
+        ax.set_ylabel("seconds")
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Measure, print the table, write JSON and figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", metavar="PATH")
+    parser.add_argument("--figure", metavar="PATH")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    table = {}
+    print("| quantity | values | PART/AT at each | exponent AT | exponent PART | exponent maps |")
+    print("|---|---|---|---|---|---|")
+    for quantity, values in RANGES.items():
+        rows = [measure(BASE | {quantity: value}, options) for value in values]
+        seconds = {name: [row[name] for row in rows] for name in rows[0]}
+        exponents = {name: exponent(list(values), each) for name, each in seconds.items()}
+        table[quantity] = {"values": values, "seconds": seconds, "exponents": exponents}
+        shares = ", ".join(f"{row['PART step'] / row['AT step']:.2f}" for row in rows)
+        fitted = " | ".join(f"{exponents[name]:.2f}" for name in ("AT step", "PART step", "maps"))
+        print(f"| {quantity} | {', '.join(map(str, values))} | {shares} | {fitted} |", flush=True)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"base": BASE, "threads": options.threads, "device": options.device, "table": table}, file)
+    if options.figure:
+        draw(table, options.figure)
+
+
+if __name__ == "__main__":
+    main()
