@@ -12,7 +12,7 @@ import typer
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from .data import DATASETS, PRESETS, as_tensors, load_dataset, preset
+from .data import DATASETS, PRESETS, as_tensors, augmentation, load_dataset, preset
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation
@@ -55,7 +55,7 @@ def train(
     download: Download = False,
     augment: Annotated[
         bool | None,
-        typer.Option(help="Random crops and flips. [default: yes, unless masks are remembered (mask_every > 1)]"),
+        typer.Option(help="Random crops and flips. [default: yes, but for digits]"),
     ] = None,
     n: Annotated[int | None, typer.Option(help="Train on so many random samples only.")] = None,
     workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
@@ -71,15 +71,12 @@ def train(
     from .training import train
 
     chosen = preset(name, **_overrides(settings))
-    if augment and chosen.mask_every > 1:
-        raise ValueError(
-            f"--augment does not go with mask_every={chosen.mask_every}: masks are remembered for unchanged images only"
-        )
-    augment = chosen.mask_every == 1 and chosen.dataset != "digits" if augment is None else augment
-    dataset = load_dataset(chosen.dataset, root, "train", download, augment)
+    augment = chosen.dataset != "digits" if augment is None else augment
+    dataset = load_dataset(chosen.dataset, root, "train", download)
+    transform = augmentation(chosen.dataset, dataset[0][0].shape[1:]) if augment else None
     if n is not None:
         dataset = _subset(dataset, n, chosen.seed)
-    train(chosen, dataset, out, _device(device), workers)
+    train(chosen, dataset, out, _device(device), workers, transform=transform)
     typer.echo(f"wrote {out}")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,7 @@ from .checks import (
     radius_text,
     warn_of_unusual,
 )
+from .part import PART
 
 DATASETS = ("cifar10", "svhn", "tinyimagenet", "digits", "imagefolder")
 Sample = tuple[str, int]
@@ -71,11 +73,51 @@ def load_dataset(
     else:
         dataset = (_tiny_imagenet if name == "tinyimagenet" else _image_folder)(torchvision, folder, split)
     if augment:
-        height, width = dataset[0][0].shape[1:]
-        crop = torchvision.transforms.RandomCrop((height, width), padding=(width // 8, height // 8))
-        flips = [] if name == "svhn" else [torchvision.transforms.RandomHorizontalFlip()]
-        dataset.transform = torchvision.transforms.Compose([crop, *flips, dataset.transform])
+        moves = augmentation(name, dataset[0][0].shape[1:])
+        dataset.transform = torchvision.transforms.Compose([moves, dataset.transform])
     return dataset
+
+
+def augmentation(name: str, size: Sequence[int]) -> Callable:
+    """Return the moves of `load_dataset(name, augment=True)` for images of `size` (H, W).
+
+    A transform of torchvision's second version: it moves an image and its mask alike.
+    """
+    _torchvision()
+    transforms = importlib.import_module("torchvision.transforms.v2")
+    height, width = size
+    crop = transforms.RandomCrop((height, width), padding=(width // 8, height // 8))
+    return transforms.Compose([crop] if name == "svhn" else [crop, transforms.RandomHorizontalFlip()])
+
+
+class MovedMasks(Dataset):
+    """Samples (image, class, number, mask): augmented images with the remembered masks that moved with them.
+
+    Masks belong to the images as they are, and are moved by the very crop and flip of their image. Load with a new
+    iterator for each epoch, as `DataLoader` does by default, so that its workers know the masks of that epoch.
+
+    Args:
+        dataset: samples (image, class) that are not augmented, images (C, H, W).
+        part: the `PART` that remembers the masks; see `PART.remember`.
+        transform: joint transform of image and mask, such as `augmentation`; None leaves both as they are.
+    """
+
+    def __init__(self, dataset: Dataset, part: PART, transform: Callable | None = None):
+        self.dataset = dataset
+        self.part = part
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int, Tensor]:
+        image, label = self.dataset[index]
+        mask = self.part.mask_of(index, image.shape[1:])
+        if self.transform is not None:
+            tv_tensors = importlib.import_module("torchvision.tv_tensors")
+            image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
+            image, mask = (part.as_subclass(Tensor) for part in (image, mask))
+        return image, label, index, mask
 
 
 def as_tensors(dataset: Dataset, n: int | None = None, seed: int | None = None) -> tuple[Tensor, Tensor]:

@@ -48,8 +48,9 @@ class PART:
         attack: "pgd" on the objective's own loss, or "mma", the minimum-margin attack. (Default: "pgd")
         random_start: whether an attack that starts uniformly in the budget does so, or at x.
         burn_in: number of first epochs with eps everywhere; counted by `set_epoch`. (Default: 20)
-        mask_every: masks are renewed every so many epochs (the paper's s) and in between remembered
-            per sample, which needs `index` and images that look the same in every epoch. (Default: 1)
+        mask_every: masks are renewed every so many epochs (the paper's s) and in between remembered per
+            sample, a bit per pixel. That needs `index`, and images that look the same in every epoch, or
+            `important`, masks that moved with their images (see `data.MovedMasks`). (Default: 1)
         clip: smallest and largest pixel value. (Default: (0, 1))
         cam, target_layers: see `class_activation_map`.
         budget: a budget to use instead of one made from the arguments.
@@ -114,7 +115,9 @@ class PART:
             )
         return self.epoch is not None and self.epoch < self.burn_in
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None = None) -> Tensor:
+    def loss(
+        self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None = None, important: Tensor | None = None
+    ) -> Tensor:
         """Return the training loss of one batch, a scalar to call `backward` on.
 
         Args:
@@ -122,20 +125,27 @@ class PART:
             x: images (N, C, H, W) inside `clip`.
             y: class indices (N,) or (N, 1), or one-hot (N, K).
             index: number of each sample in its dataset, (N,); only for mask_every > 1.
+            important: where the important pixels of x are, bool (N, 1, H, W), instead of maps made here.
 
         Raises:
-            TypeError, ValueError: images outside `clip`, NaN, integer images, wrong labels.
+            TypeError, ValueError: images outside `clip`, NaN, integer images, wrong labels or masks.
         """
-        return self.training_pass(model, x, self.perturb(model, x, y, index), y).loss
+        return self.training_pass(model, x, self.perturb(model, x, y, index, important), y).loss
 
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None = None) -> Tensor:
+    def perturb(
+        self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None = None, important: Tensor | None = None
+    ) -> Tensor:
         """Return the Pixel-AG examples of one batch, (N, C, H, W), each pixel inside its budget."""
         check_images(x, self.clip)
+        if important is not None and (important.shape != (len(x), 1, *x.shape[2:]) or important.dtype != torch.bool):
+            raise ValueError(
+                f"important is {important.dtype} {tuple(important.shape)}; bool {(len(x), 1, *x.shape[2:])} is needed"
+            )
         y = class_indices(y, len(x))
         model = without_replicas(model)
         with undisturbed(model), lean(model):
             x, y = x.detach().clone(), y.to(x.device).clone()  # also tensors made under inference_mode will do
-            radii, natural_logits = self._radii(model, x, y, index)
+            radii, natural_logits = self._radii(model, x, y, index, important)
             with sped_up(model, x, self.fast) as attacked:
                 adv = self.attack(attacked, x, y, radii, natural_logits)
         self.step += 1
@@ -203,12 +213,16 @@ class PART:
         key = np.random.SeedSequence((self.seed, int(os.environ.get("RANK", 0)), self.step))
         return torch.Generator(device).manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
 
-    def _radii(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _radii(
+        self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None, important: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the radii, and the natural logits if a map has computed them."""
         if self.burning_in:
             return FixedBudget(self.budget.eps)(model, x), None
         if not isinstance(self.budget, PixelBudget) or self.budget.eps_low == self.budget.eps:
             return self.budget(model, x, y), None
+        if important is not None:
+            return self.budget.radii(important.to(x.device), x), None
         if self.mask_every > 1:
             return self.budget.radii(self._remembered(model, x, y, index), x), None
         important, natural_logits = self.budget.look(model, x, y)
@@ -220,17 +234,34 @@ class PART:
             raise ValueError(
                 f"mask_every={self.mask_every} remembers masks per sample; pass index of shape ({len(x)},)"
             )
-        since = (self.epoch - self.burn_in) // self.mask_every
-        if since != self._masks_since:
-            self._masks, self._masks_since = {}, since
+        self.masks_due()
         keys = torch.as_tensor(index).tolist()
         new = [row for row, key in enumerate(keys) if key not in self._masks]
         if new:
             masks = self.budget.important(model, x[new], y[new]).cpu().numpy()
             self._masks.update((keys[row], np.packbits(mask)) for row, mask in zip(new, masks, strict=True))
-        height, width = x.shape[2:]
-        bits = np.unpackbits(np.stack([self._masks[key] for key in keys]), axis=1, count=height * width)
-        return torch.from_numpy(bits.reshape(-1, 1, height, width).astype(bool)).to(x.device)
+        return torch.stack([self.mask_of(key, x.shape[2:]) for key in keys]).to(x.device)
+
+    def masks_due(self) -> bool:
+        """Forget the masks if this epoch renews them, and return whether there are none yet."""
+        since = None if self.burning_in else (self.epoch - self.burn_in) // self.mask_every
+        if since != self._masks_since:
+            self._masks, self._masks_since = {}, since
+        return since is not None and not self._masks
+
+    def remember(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> None:
+        """Compute and keep the masks of images (N, C, H, W) as they are before they are augmented."""
+        model = without_replicas(model)
+        with undisturbed(model), lean(model):
+            self._remembered(model, x.detach().clone(), class_indices(y, len(x)).to(x.device), index)
+
+    def mask_of(self, index: int, size: Sequence[int]) -> Tensor:
+        """Return the mask of one sample of `size` (H, W), bool (1, H, W); all True where none is remembered."""
+        height, width = size
+        if index not in self._masks:
+            return torch.ones(1, height, width, dtype=torch.bool)
+        bits = np.unpackbits(self._masks[index], count=height * width)
+        return torch.from_numpy(bits.reshape(1, height, width).astype(bool))
 
     def __repr__(self) -> str:
         attack = "mma" if self.minimum_margin else "pgd"

@@ -6,36 +6,22 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .adapters.robustbench import build_model, save_checkpoint, write_tensors
-from .data import Preset
+from .data import MovedMasks, Preset
 from .part import PART
 
 FORMAT = 1
-
-
-class _Indexed(Dataset):
-    """Samples with their numbers, by which masks are remembered."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        image, label = self.dataset[index]
-        return image, label, index
 
 
 def train(
@@ -45,6 +31,7 @@ def train(
     device: str | torch.device = "cpu",
     workers: int = 0,
     verbose: bool = True,
+    transform: Callable | None = None,
 ) -> nn.Module:
     """Train a network and write its checkpoint.
 
@@ -55,11 +42,12 @@ def train(
 
     Args:
         settings: see `preset`.
-        dataset: training samples (image, class), images in [0, 1]; see `load_dataset`.
+        dataset: training samples (image, class), images in [0, 1], not augmented; see `load_dataset`.
         path: checkpoint to write, for `load_checkpoint`.
         device: where to train.
         workers: processes that load images.
         verbose: show a progress bar.
+        transform: joint transform of images and remembered masks, see `augmentation`. (Default: none)
 
     Returns:
         The trained network, in eval mode.
@@ -73,7 +61,7 @@ def train(
         raise FileExistsError(f"checkpoint {str(path)!r} exists already; choose another name or remove it")
     plain = dataclasses.asdict(settings) | {"samples": len(dataset), "image_shape": list(dataset[0][0].shape)}
     with _everything_seeded(settings.seed):
-        run = _Run(settings, dataset, torch.device(device), workers)
+        run = _Run(settings, dataset, torch.device(device), workers, transform)
     if resume.exists():
         run.load_state(_read_resume(resume, plain))
     bar = tqdm(total=settings.epochs, initial=run.epoch, desc=path.stem, unit="epoch", disable=not verbose)
@@ -95,9 +83,10 @@ def train(
 class _Run:
     """A network on its way: what changes from epoch to epoch, and how."""
 
-    def __init__(self, settings: Preset, dataset: Dataset, device: torch.device, workers: int):
+    def __init__(
+        self, settings: Preset, dataset: Dataset, device: torch.device, workers: int, transform: Callable | None
+    ):
         self.settings, self.device, self.workers = settings, device, workers
-        self.dataset = _Indexed(dataset)
         self.model = build_model(settings.architecture, dict(settings.arguments)).to(device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
@@ -105,6 +94,8 @@ class _Run:
         self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(settings.milestones))
         names = ("beta", "eps", "eps_low", "alpha", "steps", "attack", "burn_in", "mask_every", "cam", "seed")
         self.part = PART(settings.objective, **{name: getattr(settings, name) for name in names})
+        self.plain = MovedMasks(dataset, self.part)
+        self.moved = MovedMasks(dataset, self.part, transform)
         self.epoch = 0
         self.history: list[dict[str, float]] = []
 
@@ -113,12 +104,14 @@ class _Run:
         self.part.set_epoch(self.epoch)
         losses, right, seen = 0.0, 0, 0
         with _everything_seeded(self.settings.seed, self.epoch):
-            loader = DataLoader(
-                self.dataset, self.settings.batch_size, shuffle=True, num_workers=self.workers, drop_last=False
-            )
-            for number, (x, y, index) in enumerate(loader, 1):
+            remembers = self.settings.mask_every > 1
+            if remembers and self.part.masks_due():
+                for x, y, index, _ in self.loader(self.plain):
+                    self.part.remember(self.model, x.to(self.device), y, index)
+            loader = self.loader(self.moved, shuffle=True)
+            for number, (x, y, index, mask) in enumerate(loader, 1):
                 x, y = x.to(self.device), y.to(self.device)
-                adv = self.part.perturb(self.model, x, y, index)
+                adv = self.part.perturb(self.model, x, y, index, mask if remembers else None)
                 outputs = self.part.training_pass(self.model.train(), x, adv, y)
                 self.optimizer.zero_grad()
                 outputs.loss.backward()
@@ -138,6 +131,9 @@ class _Run:
         }
         self.history.append(record)
         return record
+
+    def loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
+        return DataLoader(dataset, self.settings.batch_size, shuffle, num_workers=self.workers)
 
     def state(self) -> dict[str, Any]:
         return {

@@ -121,7 +121,6 @@ MISTAKES = {
     "train a.pt --preset digits --n 5000": "--n 5000 is not allowed; the dataset has 1397 samples",
     "train a.pt --preset digits --n 0": "--n 0 is not allowed",
     "train a.pt --preset digits --device gpu": "--device 'gpu' cannot be used here",
-    "train a.pt --preset digits --augment --set mask_every=2": "--augment does not go with mask_every=2",
     "train a.pt --preset digits --set architecture=resnet.ResNet99": "architecture='resnet.ResNet99' is not known",
     "train a.pt --preset cifar10 --root none": "cifar10 is not complete in root='none'",
     "evaluate none.pt": "checkpoint 'none.pt' does not exist",

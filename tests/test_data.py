@@ -18,7 +18,7 @@ from torchvision.datasets import CIFAR10, SVHN
 
 from part_plugin import PART
 from part_plugin.adapters.robustbench import build_model
-from part_plugin.data import PRESETS, as_tensors, load_dataset, parse_radius, preset
+from part_plugin.data import PRESETS, MovedMasks, as_tensors, augmentation, load_dataset, parse_radius, preset
 
 WNIDS = [f"n{number:08d}" for number in range(1000, 1200)]
 PADDED = ("cifar10", "svhn", "imagefolder")
@@ -707,3 +707,31 @@ def test_parse_radius_refuses_other_types(value, kind):
     assert message(TypeError, parse_radius, "eps", value) == (
         f"eps={value!r} is a {kind}; a number or text such as '8/255' is needed"
     )
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+def test_masks_move_with_their_images(name):
+    """The mask of an image is the image's own bright pixels, before and after; padding is not important."""
+    part = PART(burn_in=0, mask_every=5)
+    noise = torch.rand(6, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    images = 0.05 + 0.9 * torch.arange(24) / 24 + 0.05 * noise  # brighter to the right
+    part._masks = {n: np.packbits((image[:1] > 0.5).numpy()) for n, image in enumerate(images)}
+    samples = [(image, n) for n, image in enumerate(images)]
+    moved = MovedMasks(samples, part, augmentation(name, (16, 24)))
+    flipped = shifted = 0
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(8):
+            for n in range(6):
+                image, label, index, mask = moved[n]
+                assert (type(image), type(mask), label, index) == (torch.Tensor, torch.Tensor, n, n)
+                assert torch.equal(mask, image[:1] > 0.5)
+                shifted += not torch.equal(image, images[n])
+                flipped += bool(image[0, 8, 4] > image[0, 8, 19])
+    assert shifted > 40
+    assert (flipped > 0) == (name == "cifar10")
+    still = MovedMasks(samples, part)[3]
+    assert torch.equal(still[0], images[3])
+    assert torch.equal(still[3], images[3, :1] > 0.5)
+    del part._masks[3]
+    assert MovedMasks(samples, part)[3][3].all()

@@ -282,3 +282,40 @@ def test_repr():
         "PART(TRADES(beta=6.0), PixelBudget(eps=0.2, eps_low=0.1, cam=gradcam, target_layers=auto, threshold=1.0, "
         f"target=predicted), alpha={2 / 255}, steps=10, attack=pgd, burn_in=20, mask_every=1)"
     )
+
+
+def test_masks_that_are_given_are_used(digits_net, batch):
+    part = PART("at", burn_in=1, seed=0, **SETTINGS)
+    part.set_epoch(1)
+    important = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5
+    radii = torch.where(important, part.budget.eps, part.budget.eps_low)
+    moved = (part.perturb(digits_net, *batch, important=important) - batch[0]).abs()
+    assert (moved <= radii + 1e-6).all()
+    assert (moved > part.budget.eps_low + 1e-6).any()
+    assert part.budget.images == 0
+    part.set_epoch(0)
+    burning = (part.perturb(digits_net, *batch, important=~important) - batch[0]).abs()
+    assert (burning[important] > part.budget.eps_low + 1e-6).any()
+    for wrong in (important.float(), important[:3], important[:, :, :4]):
+        with pytest.raises(ValueError, match=r"important is torch\..*; bool \(16, 1, 8, 8\) is needed"):
+            part.loss(digits_net, *batch, important=wrong)
+
+
+def test_masks_are_remembered_ahead_of_training(digits_net, batch):
+    part = PART("at", burn_in=1, mask_every=2, seed=0, **SETTINGS)
+    index = torch.arange(100, 116)
+    part.set_epoch(0)
+    assert not part.masks_due()
+    assert part.mask_of(100, (8, 8)).all()
+    part.set_epoch(1)
+    assert part.masks_due()
+    before, expected = snapshot(digits_net), part.budget.important(digits_net, *batch)
+    part.remember(digits_net, *batch, index)
+    assert_untouched(digits_net, before)
+    assert not part.masks_due()
+    assert torch.equal(torch.stack([part.mask_of(key, (8, 8)) for key in index.tolist()]), expected)
+    assert sum(mask.nbytes for mask in part._masks.values()) == 16 * 64 / 8  # a bit per pixel
+    part.set_epoch(2)
+    assert not part.masks_due()
+    part.set_epoch(3)
+    assert part.masks_due()

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from part_plugin import evaluate, load_checkpoint, training
-from part_plugin.data import as_tensors, load_dataset, preset
+from part_plugin import PixelBudget, evaluate, load_checkpoint, training
+from part_plugin.data import as_tensors, augmentation, load_dataset, preset
 from part_plugin.training import train
 
 QUICK = {"epochs": 3, "burn_in": 1, "milestones": [2], "steps": 2}
@@ -71,6 +71,17 @@ def test_stopped_and_resumed_is_not_stopped(tmp_path, digits_set, monkeypatch, c
     assert same(weights(path), weights(tmp_path / "whole.pt"))
     epochs = [json.loads(line)["epoch"] for line in (tmp_path / "stopped.pt.jsonl").read_text().splitlines()]
     assert epochs == list(range(1, settings.epochs + 1))
+
+
+def test_masks_are_made_of_unmoved_images_and_move(tmp_path, digits_set, monkeypatch):
+    """With crops and a mask every 2 epochs the network is asked for maps of the plain images alone."""
+    mapped = []
+    look = PixelBudget.look
+    monkeypatch.setattr(PixelBudget, "look", lambda self, model, x, y: mapped.append(x) or look(self, model, x, y))
+    settings = preset("digits", **(QUICK | {"mask_every": 2, "epochs": 5}))
+    train(settings, digits_set, tmp_path / "a.pt", verbose=False, transform=augmentation("svhn", (8, 8)))
+    plain = as_tensors(digits_set)[0]
+    assert torch.equal(torch.cat(mapped), torch.cat([plain, plain]))  # epochs 1 and 3 of 0 to 4, 0 being burn-in
 
 
 def test_the_seed_decides(tmp_path, digits_set):
