@@ -11,7 +11,7 @@ on weights nor on labels. `--reference` takes a checkout of the code that was pu
 import argparse
 import importlib
 import json
-import resource
+import pathlib
 import subprocess
 import sys
 import time
@@ -201,6 +201,12 @@ def peak_memory(name: str, run, options: argparse.Namespace) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
+def peak_resident() -> float:
+    """Return the largest resident size of this process in MB (Linux; getrusage counts the parent's as well)."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def parse() -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -234,7 +240,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.memory_of:
         variants(options)[options.memory_of]()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_resident())
         return
     runs = {name: run for name, run in variants(options).items() if not options.only or name in options.only}
     times = {name: [] for name in runs}
