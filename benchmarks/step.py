@@ -61,7 +61,7 @@ class Bench:
     """A network, an optimizer, a batch, and ways to train on it."""
 
     def __init__(self, options: argparse.Namespace):
-        from networks import ResNet18
+        from part_plugin.adapters.robustbench import ResNet18
 
         self.device = torch.device(options.device)
         self.model = ResNet18(options.width).to(self.device)

@@ -29,6 +29,7 @@ from .checks import (
     warn_of_unusual,
 )
 from .part import PART
+from .surrogate import check_fast
 
 DATASETS = ("cifar10", "svhn", "tinyimagenet", "digits", "imagefolder")
 Sample = tuple[str, int]
@@ -335,6 +336,7 @@ class Preset:
         mask_every: masks are renewed every so many epochs.
         cam: name of a method, see `class_activation_map`.
         attack: "pgd" or "mma".
+        fast: options that make the attack cheaper and approximate, see `part_plugin.surrogate.FAST`.
         epochs: number of epochs, burn-in included.
         milestones: numbers of epochs after which the learning rate is divided by 10.
         lr, momentum, weight_decay: of SGD.
@@ -356,6 +358,7 @@ class Preset:
     mask_every: int = 1
     cam: str = "gradcam"
     attack: str = "pgd"
+    fast: tuple[str, ...] = ()
     epochs: int = 80
     milestones: tuple[int, ...] = (60,)
     lr: float = 0.01
@@ -404,7 +407,7 @@ PRESETS: dict[str, Preset] = {
 
 _CHOICES = {"dataset": DATASETS, "objective": ("at", "trades", "mart"), "attack": ("pgd", "mma")}
 _LOWEST = {"num_classes": 2, "steps": 1, "burn_in": 0, "mask_every": 1, "epochs": 1, "batch_size": 1, "seed": 0}
-_KINDS = {"architecture": str, "cam": str, "arguments": dict, "milestones": (list, tuple)}
+_KINDS = {"architecture": str, "cam": str, "arguments": dict, "milestones": (list, tuple), "fast": (str, list, tuple)}
 
 
 def preset(name: str, **overrides: Any) -> Preset:
@@ -443,12 +446,14 @@ def _with_num_classes(settings: Preset, given: int | None) -> dict[str, Any]:
         raise ValueError(f"arguments have num_classes={given}, and the setting is num_classes={num_classes}; give one")
     if not settings.architecture.startswith("resnet."):
         return settings.arguments | {"num_classes": num_classes}
-    if num_classes != 10:  # RobustBench's ResNets take no argument
+    if num_classes == 10:  # which RobustBench's ResNets have anyway
+        return settings.arguments
+    if settings.architecture != "resnet.ResNet18":
         raise ValueError(
             f"num_classes={num_classes} does not fit architecture {settings.architecture!r}, which has 10; choose "
-            "another, e.g. 'robust_wide_resnet.RobustWideResNet'"
+            "another, e.g. 'resnet.ResNet18'"
         )
-    return settings.arguments
+    return settings.arguments | {"num_classes": num_classes}
 
 
 def _check_setting(name: str, value: Any) -> Any:
@@ -462,10 +467,12 @@ def _check_setting(name: str, value: Any) -> Any:
     if name not in _KINDS:
         return check_number(name, value, above=name == "lr")
     if not isinstance(value, _KINDS[name]):
-        needed = {"arguments": "dict", "milestones": "list of epochs"}.get(name, "str")
+        needed = {"arguments": "dict", "milestones": "list of epochs", "fast": "list of options"}.get(name, "str")
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; a {needed} is needed")
     if name == "cam":
         check_cam(value)
+    if name == "fast":
+        return check_fast(value)
     if name == "milestones":
         return tuple(check_count(name, epoch) for epoch in value)
     return copy.deepcopy(value)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .adapters.robustbench import build_model, save_checkpoint, write_tensors
+from .budget import Budget
 from .data import MovedMasks, Preset
 from .part import PART
 
@@ -32,6 +33,8 @@ def train(
     workers: int = 0,
     verbose: bool = True,
     transform: Callable | None = None,
+    budget: Budget | None = None,
+    watch: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> nn.Module:
     """Train a network and write its checkpoint.
 
@@ -48,6 +51,8 @@ def train(
         workers: processes that load images.
         verbose: show a progress bar.
         transform: joint transform of images and remembered masks, see `augmentation`. (Default: none)
+        budget: budget to train with instead of the settings' own; its `repr` is kept with the settings.
+        watch: called with the network, in eval mode, after each epoch; what it returns joins the line in PATH.jsonl.
 
     Returns:
         The trained network, in eval mode.
@@ -60,14 +65,17 @@ def train(
     if path.exists():
         raise FileExistsError(f"checkpoint {str(path)!r} exists already; choose another name or remove it")
     plain = dataclasses.asdict(settings) | {"samples": len(dataset), "image_shape": list(dataset[0][0].shape)}
+    plain |= {} if budget is None else {"budget": repr(budget)}
     with _everything_seeded(settings.seed):
-        run = _Run(settings, dataset, torch.device(device), workers, transform)
+        run = _Run(settings, dataset, torch.device(device), workers, transform, budget)
     if resume.exists():
         run.load_state(_read_resume(resume, plain))
     bar = tqdm(total=settings.epochs, initial=run.epoch, desc=path.stem, unit="epoch", disable=not verbose)
     with bar:
         while run.epoch < settings.epochs:
             record = run.train_epoch(bar)
+            if watch is not None:
+                record |= watch(run.model.eval())
             path.parent.mkdir(parents=True, exist_ok=True)
             write_tensors({"format": FORMAT, "settings": plain, **run.state()}, resume)
             Path(f"{path}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in run.history))
@@ -84,7 +92,13 @@ class _Run:
     """A network on its way: what changes from epoch to epoch, and how."""
 
     def __init__(
-        self, settings: Preset, dataset: Dataset, device: torch.device, workers: int, transform: Callable | None
+        self,
+        settings: Preset,
+        dataset: Dataset,
+        device: torch.device,
+        workers: int,
+        transform: Callable | None,
+        budget: Budget | None,
     ):
         self.settings, self.device, self.workers = settings, device, workers
         self.model = build_model(settings.architecture, dict(settings.arguments)).to(device)
@@ -92,8 +106,8 @@ class _Run:
             self.model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(settings.milestones))
-        names = ("beta", "eps", "eps_low", "alpha", "steps", "attack", "burn_in", "mask_every", "cam", "seed")
-        self.part = PART(settings.objective, **{name: getattr(settings, name) for name in names})
+        names = ("beta", "eps", "eps_low", "alpha", "steps", "attack", "fast", "burn_in", "mask_every", "cam", "seed")
+        self.part = PART(settings.objective, budget=budget, **{name: getattr(settings, name) for name in names})
         self.plain = MovedMasks(dataset, self.part)
         self.moved = MovedMasks(dataset, self.part, transform)
         self.epoch = 0

@@ -494,6 +494,7 @@ def test_presets_are_the_papers():
         "mask_every": 1,
         "cam": "gradcam",
         "attack": "pgd",
+        "fast": (),
         "epochs": 80,
         "milestones": (60,),
         "momentum": 0.9,
@@ -624,15 +625,17 @@ KNOWN = ", ".join(repr(known.name) for known in dataclasses.fields(PRESETS["svhn
         ({"architecture": None}, TypeError, "architecture=None is a NoneType; a str is needed"),
         ({"arguments": []}, TypeError, "arguments=[] is a list; a dict is needed"),
         ({"milestones": 60}, TypeError, "milestones=60 is a int; a list of epochs is needed"),
+        ({"fast": 1}, TypeError, "fast=1 is a int; a list of options is needed"),
+        ({"fast": ["quick"]}, ValueError, "fast holds 'quick'; choose from 'fold', 'bfloat16', 'float16'"),
         ({"milestones": [0.5]}, TypeError, "milestones=0.5 is a float; an integer is needed"),
         ({"eps": "2/255"}, ValueError, "eps_low=0.027451 is larger than eps=0.00784314; it must be <= eps"),
         ({"eps_low": "9/255"}, ValueError, "eps_low=0.0352941 is larger than eps=0.0313725; it must be <= eps"),
         ({"epochs": 20}, ValueError, "burn_in=20 leaves none of epochs=20 for PART; it must be smaller"),
         (
-            {"num_classes": 100},
+            {"num_classes": 100, "architecture": "resnet.ResNet34"},
             ValueError,
-            "num_classes=100 does not fit architecture 'resnet.ResNet18', which has 10; choose another, e.g. "
-            "'robust_wide_resnet.RobustWideResNet'",
+            "num_classes=100 does not fit architecture 'resnet.ResNet34', which has 10; choose another, e.g. "
+            "'resnet.ResNet18'",
         ),
         (
             {"arguments": {"num_classes": 7}},
@@ -663,6 +666,7 @@ def test_a_preset_is_printed_one_setting_a_line():
         "mask_every = 1",
         "cam = gradcam",
         "attack = pgd",
+        "fast = ()",
         "epochs = 80",
         "milestones = (60,)",
         "lr = 0.01",

@@ -51,6 +51,7 @@ def test_benchmark_calls_autoattack_with_arguments_it_takes(network, monkeypatch
     ("architecture", "arguments", "size"),
     [
         ("resnet.ResNet18", {}, 32),
+        ("resnet.ResNet18", {"width": 4, "num_classes": 7}, 32),
         ("wide_resnet.WideResNet", {"depth": 10, "widen_factor": 1, "num_classes": 7}, 32),
         ("robust_wide_resnet.RobustWideResNet", ARGUMENTS, 8),
     ],
@@ -155,3 +156,12 @@ def test_own_files_of_robustbench_are_recognised(tmp_path, monkeypatch):
     (tmp_path / "robustbench" / "eval.py").unlink()
     with pytest.raises(ImportError, match=remedy):
         check_own_files()
+
+
+def test_a_resnet18_of_usual_width_is_robustbenchs():
+    """Same modules by name, same shapes; and what its weights compute is the same."""
+    plain, ours = build_model("resnet.ResNet18"), build_model("resnet.ResNet18", {"width": 64})
+    ours.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(plain.eval()(x), ours.eval()(x))
+    assert build_model("resnet.ResNet18", {"width": 8}).conv1.out_channels == 8

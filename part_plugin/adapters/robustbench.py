@@ -143,7 +143,8 @@ def build_model(architecture: str, arguments: dict[str, Any] | None = None) -> n
     Args:
         architecture: "module.name" in robustbench.model_zoo.architectures, e.g. "resnet.ResNet18",
             "wide_resnet.WideResNet" or "robust_wide_resnet.RobustWideResNet".
-        arguments: its keyword arguments, e.g. {"depth": 34, "widen_factor": 10}.
+        arguments: its keyword arguments, e.g. {"depth": 34, "widen_factor": 10}; those of ResNet18,
+            which takes none there, are `width` (channels of the first block, 64) and `num_classes` (10).
 
     Raises:
         ValueError: an unknown architecture, or arguments that it does not take.
@@ -158,6 +159,8 @@ def build_model(architecture: str, arguments: dict[str, Any] | None = None) -> n
             f"architecture={architecture!r} is not known; it must be module.name in {architectures.__name__}, "
             "e.g. 'resnet.ResNet18'"
         )
+    if maker is architectures.resnet.ResNet18 and arguments:
+        maker = ResNet18
     try:
         model = maker(**(arguments or {}))
     except (TypeError, AssertionError) as error:
@@ -165,6 +168,20 @@ def build_model(architecture: str, arguments: dict[str, Any] | None = None) -> n
     if not isinstance(model, nn.Module):
         raise ValueError(f"architecture={architecture!r} makes a {type(model).__name__}; a network is needed")
     return model
+
+
+class ResNet18(architectures.resnet.ResNet):
+    """RobustBench's ResNet-18 with `width` channels in its first block instead of 64, and any number of classes."""
+
+    def __init__(self, width: int = 64, num_classes: int = 10):
+        super().__init__(architectures.resnet.BasicBlock, [2, 2, 2, 2], num_classes)
+        self.in_planes = width
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        for number in range(4):
+            stage = self._make_layer(architectures.resnet.BasicBlock, width * 2**number, 2, 1 + (number > 0))
+            setattr(self, f"layer{number + 1}", stage)
+        self.linear = nn.Linear(8 * width, num_classes)
 
 
 def save_checkpoint(
