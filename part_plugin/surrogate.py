@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-FAST = ("fold", "bfloat16", "float16")
+FAST = ("fold", "compile", "bfloat16", "float16")
 """What `fast` may ask for; each makes the attack's gradients approximate.
 
 fold: batch norm is folded into the convolution before it, in place and anew for every batch;
+compile: a copy of the network goes through `torch.compile` and gets the weights anew for every batch. The first batch
+    takes a minute longer; shorter batches are filled up instead of compiled for;
 bfloat16, float16: the attack's forward passes run under autocast.
-
-A network of `torch.compile` needs no option: it is attacked as it is.
 """
 
 
@@ -138,8 +139,12 @@ def check_fast(fast: str | Sequence[str]) -> tuple[str, ...]:
 def sped_up(model: nn.Module, images: Tensor, fast: Sequence[str]) -> Iterator[nn.Module]:
     """Yield what to attack in place of a frozen `model` in eval mode, with the options of `FAST`."""
     with ExitStack() as stack:
-        if "fold" in fast:
-            stack.enter_context(folded(foldable_pairs(model, images)))
+        pairs = foldable_pairs(model, images) if "fold" in fast else []
+        compiled = _compiled_copy(model, images, pairs) if "compile" in fast else None
+        if compiled is not None:
+            model = ModelView(compiled, model.preprocess) if isinstance(model, ModelView) else compiled
+        elif pairs:
+            stack.enter_context(folded(pairs))
         precision = next((getattr(torch, name) for name in ("bfloat16", "float16") if name in fast), None)
         yield model if precision is None else _Autocast(model, precision)
 
@@ -211,17 +216,22 @@ def folded(pairs: Sequence[Pair]) -> Iterator[None]:
     """While this is active, the batch norms do nothing and the convolutions before them do their work."""
     try:
         for convolution, norm in pairs:
-            scale = torch.rsqrt(norm.running_var + norm.eps)
-            scale = scale if norm.weight is None else scale * norm.weight
-            shift = -norm.running_mean * scale if norm.bias is None else norm.bias - norm.running_mean * scale
-            bias = shift if convolution.bias is None else shift + convolution.bias * scale
-            weight = (convolution.weight * scale[:, None, None, None]).detach()
-            convolution.forward = _convolve(convolution, weight, bias.detach())
+            convolution.forward = _convolve(convolution, *_folded_weights(convolution, norm))
             norm.forward = _identity
         yield
     finally:
         for module in (module for pair in pairs for module in pair):
             vars(module).pop("forward", None)
+
+
+@torch.no_grad()
+def _folded_weights(convolution: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the convolution that does the work of both."""
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean * scale if norm.bias is None else norm.bias - norm.running_mean * scale
+    bias = shift if convolution.bias is None else shift + convolution.bias * scale
+    return convolution.weight * scale[:, None, None, None], bias
 
 
 def _convolve(convolution: nn.Module, weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
@@ -230,6 +240,70 @@ def _convolve(convolution: nn.Module, weight: Tensor, bias: Tensor) -> Callable[
 
 def _identity(images: Tensor) -> Tensor:
     return images
+
+
+class _CompiledCopy(nn.Module):
+    """A copy of a network for `torch.compile`: nothing of the caller's is touched, and no hook stands in the way."""
+
+    def __init__(self, network: nn.Module, pairs: Sequence[Pair]):
+        super().__init__()
+        names = {module: name for name, module in network.named_modules()}
+        self.pairs = [(names[convolution], names[norm]) for convolution, norm in pairs]
+        self.copy = copy.deepcopy(network)
+        for convolution, norm in self.pairs:
+            folded = self.copy.get_submodule(convolution)
+            folded.bias = nn.Parameter(folded.weight.new_empty(folded.out_channels), requires_grad=False)
+            parent, _, name = norm.rpartition(".")
+            setattr(self.copy.get_submodule(parent), name, nn.Identity())
+        self.run = torch.compile(self.copy, dynamic=False)
+        self.rows = 0
+
+    @torch.no_grad()
+    def refresh(self, network: nn.Module) -> None:
+        """Take over the weights, which have changed since the last batch."""
+        source = dict(network.named_parameters()) | dict(network.named_buffers())
+        folded = {}
+        for convolution, norm in self.pairs:
+            weight, bias = _folded_weights(network.get_submodule(convolution), network.get_submodule(norm))
+            folded |= {f"{convolution}.weight": weight, f"{convolution}.bias": bias}
+        for name, tensor in (*self.copy.named_parameters(), *self.copy.named_buffers()):
+            tensor.copy_(folded[name] if name in folded else source[name])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits; those without a gradient to follow, of which there are few, are not compiled for."""
+        if not images.requires_grad:
+            return logits_of(self.copy, images)
+        rows = len(images)
+        self.rows = max(self.rows, rows)
+        if rows < self.rows:  # a network in eval mode does not care what else is in the batch
+            images = torch.cat([images, images[-1:].detach().expand(self.rows - rows, *images.shape[1:])])
+        output = self.run(images)
+        return logits_of(lambda _: output, images)[:rows]
+
+
+_compiled: WeakKeyDictionary[nn.Module, dict[tuple, _CompiledCopy | None]] = WeakKeyDictionary()
+
+
+def _compiled_copy(model: nn.Module, images: Tensor, pairs: Sequence[Pair]) -> _CompiledCopy | None:
+    """Return the copy of the network that is compiled for such images, with today's weights; None if it cannot be."""
+    network = network_of(model)
+    copies = _compiled.setdefault(network, {})
+    key = (images.shape[1:], images.dtype, images.device, len(pairs))
+    if key not in copies:
+        copies[key] = None
+        try:
+            made = _CompiledCopy(network, pairs)
+            made.refresh(network)
+            view = ModelView(made, model.preprocess) if isinstance(model, ModelView) else made
+            sample = images.detach().clone().requires_grad_()
+            torch.autograd.grad(view(sample).sum(), sample)
+            copies[key] = made
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            logger.warning("fast='compile' fails for %s (%s); it runs without", type(network).__name__, reason)
+    if copies[key] is not None:
+        copies[key].refresh(network)
+    return copies[key]
 
 
 def within_memory(run: Callable[[slice], Any], rows: int) -> list:

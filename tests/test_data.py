@@ -626,7 +626,7 @@ KNOWN = ", ".join(repr(known.name) for known in dataclasses.fields(PRESETS["svhn
         ({"arguments": []}, TypeError, "arguments=[] is a list; a dict is needed"),
         ({"milestones": 60}, TypeError, "milestones=60 is a int; a list of epochs is needed"),
         ({"fast": 1}, TypeError, "fast=1 is a int; a list of options is needed"),
-        ({"fast": ["quick"]}, ValueError, "fast holds 'quick'; choose from 'fold', 'bfloat16', 'float16'"),
+        ({"fast": ["quick"]}, ValueError, "fast holds 'quick'; choose from 'fold', 'compile', 'bfloat16', 'float16'"),
         ({"milestones": [0.5]}, TypeError, "milestones=0.5 is a float; an integer is needed"),
         ({"eps": "2/255"}, ValueError, "eps_low=0.027451 is larger than eps=0.00784314; it must be <= eps"),
         ({"eps_low": "9/255"}, ValueError, "eps_low=0.0352941 is larger than eps=0.0313725; it must be <= eps"),

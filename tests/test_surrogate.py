@@ -1,12 +1,14 @@
 """The model as the attack sees it: cheaper, and afterwards as it was."""
 
 import logging
+import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SmallNet, assert_untouched, snapshot
 from torch import nn
+from torch._dynamo.utils import counters
 
 from part_plugin import PART, FixedBudget, PARTTrainer, PixelPGD
 from part_plugin.adapters.robustbench import build_model
@@ -143,6 +145,37 @@ def test_pairs_that_cannot_be_folded_are_not(make, count, caplog):
     assert said == ([] if count else ["fast='fold' finds nothing to fold in Tapped; it runs without"])
 
 
+def test_a_compiled_copy_follows_the_weights_and_takes_short_batches(lived_in, batch):
+    """One compilation serves all batches, whatever is done to the network or left out of the batch in between."""
+    assert shutil.which("c++"), "torch.compile needs a C++ compiler"
+    images, labels = batch
+    assert distance(gradient(lived_in, images, labels, "fold", "compile"), plain_gradient(lived_in, *batch)) < 1e-4
+    graphs = dict(counters["stats"])
+    with torch.no_grad():
+        lived_in.features[0].weight.mul_(1.2)
+        lived_in.features[1].running_mean.add_(0.3)
+    before = snapshot(lived_in)
+    for rows in (16, 5, 1, 16):
+        expected = plain_gradient(lived_in, images[:rows], labels[:rows])
+        found = gradient(lived_in, images[:rows], labels[:rows], "fold", "compile")
+        assert found.shape == expected.shape
+        assert distance(found, expected) < 1e-4
+    assert dict(counters["stats"]) == graphs
+    assert graphs["unique_graphs"] > 0
+    assert_untouched(lived_in, before)
+
+
+def test_what_cannot_be_compiled_runs_without(digits_net, batch, caplog, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no compiler found\nsecond line")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    for _ in range(2):
+        assert torch.equal(gradient(digits_net, *batch, "compile"), gradient(digits_net, *batch))
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["fast='compile' fails for SmallNet (no compiler found); it runs without"]
+
+
 @pytest.mark.parametrize("fast", [(), "fold", "bfloat16", ("fold", "bfloat16")])
 def test_part_with_a_fast_attack(robust_net, batch, fast):
     """Inside the budget, about as strong, nothing left behind; the same map, so the same budget."""
@@ -218,7 +251,7 @@ def test_the_map_shares_its_forward_pass_with_trades(digits_net, batch):
 @pytest.mark.parametrize(
     ("fast", "message"),
     [
-        ("folding", "fast holds 'folding'; choose from 'fold', 'bfloat16', 'float16'"),
+        ("folding", "fast holds 'folding'; choose from 'fold', 'compile', 'bfloat16', 'float16'"),
         (("fold", "x"), "fast holds 'x'; choose from"),
         (("bfloat16", "float16"), "fast holds 'bfloat16' and 'float16'; choose one"),
     ],
