@@ -15,7 +15,7 @@ from .cam import Layer
 from .checks import Clip, check_choice, check_count, check_images, check_number, class_indices
 from .objectives import Objective, ascent, make_objective
 from .pixel_ag import MinimumMargin, gaussian_start, pixel_ag, uniform_start
-from .surrogate import check_fast, lean, logits_of, sped_up, undisturbed, without_replicas
+from .surrogate import check_fast, in_parts, lean, logits_of, sped_up, undisturbed, without_replicas
 
 
 class Outputs(NamedTuple):
@@ -166,8 +166,13 @@ class PART:
         if self.objective.attacks_natural and natural_logits is None:
             with torch.no_grad():
                 natural_logits = logits_of(model, x)
-        loss = ascent(model, self.objective, y, natural_logits)
-        return pixel_ag(loss, x, radii, self.alpha, self.steps, start, self.clip, self._watch)
+
+        def climb(rows: slice) -> Tensor:
+            loss = ascent(model, self.objective, y[rows], None if natural_logits is None else natural_logits[rows])
+            first = None if start is None else start[rows]
+            return pixel_ag(loss, x[rows], radii[rows], self.alpha, self.steps, first, self.clip, self._watch)
+
+        return torch.cat(in_parts(climb, x))
 
     @property
     def zero_gradients(self) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import Clip, check_class_range, check_count
-from .surrogate import logits_of, within_memory
+from .surrogate import in_parts, logits_of, within_memory
 
 
 def pixel_ag(
@@ -105,7 +105,7 @@ class MinimumMargin:
 
     def advance(self, steps: int) -> Tensor:
         """Take `steps` more and return the best example of each sample so far, (N, C, H, W)."""
-        within_memory(lambda rows: self._ascend(rows, steps), len(self.adv))
+        in_parts(lambda rows: self._ascend(rows, steps), self.adv)
         self.watch = None
         winner = self.margin.unflatten(0, (-1, self.samples)).argmax(0)
         return self.best[winner * self.samples + torch.arange(self.samples, device=winner.device)]

@@ -5,7 +5,7 @@ import torch
 from conftest import assert_untouched, snapshot
 from torch import nn
 
-from part_plugin import AT, PART, FixedBudget, Objective, PixelBudget
+from part_plugin import AT, PART, FixedBudget, Objective, PixelBudget, surrogate
 from part_plugin.surrogate import logits_of
 
 SETTINGS = {"eps": 0.2, "eps_low": 0.05, "alpha": 0.05, "steps": 5}
@@ -319,3 +319,17 @@ def test_masks_are_remembered_ahead_of_training(digits_net, batch):
     assert not part.masks_due()
     part.set_epoch(3)
     assert part.masks_due()
+
+
+@pytest.mark.parametrize("objective", ["at", "trades"])
+@pytest.mark.parametrize("attack", ["pgd", "mma"])
+def test_attacked_in_parts_is_attacked_at_once(robust_net, batch, monkeypatch, objective, attack):
+    """Rows do not meet in eval mode; parts of 1 and of 5 images give the examples of the whole batch."""
+    found = []
+    for pixels in (64, 5 * 64, 32 * 64):
+        monkeypatch.setattr(surrogate, "PIXELS_AT_ONCE", pixels)
+        part = PART(objective, eps=0.1, eps_low=0.05, alpha=0.025, steps=5, attack=attack, burn_in=0, seed=0)
+        found.append(part.perturb(robust_net, *batch))
+        assert part.attacked == 16 * (3 if attack == "mma" else 1)
+    for adv in found[:2]:  # the sign of a gradient that is zero but for rounding may differ
+        assert ((adv - found[2]).abs() > 1e-6).float().mean() < 0.01

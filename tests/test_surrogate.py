@@ -1,7 +1,6 @@
 """The model as the attack sees it: cheaper, and afterwards as it was."""
 
 import logging
-import shutil
 
 import pytest
 import torch
@@ -145,9 +144,11 @@ def test_pairs_that_cannot_be_folded_are_not(make, count, caplog):
     assert said == ([] if count else ["fast='fold' finds nothing to fold in Tapped; it runs without"])
 
 
-def test_a_compiled_copy_follows_the_weights_and_takes_short_batches(lived_in, batch):
-    """One compilation serves all batches, whatever is done to the network or left out of the batch in between."""
-    assert shutil.which("c++"), "torch.compile needs a C++ compiler"
+def test_a_compiled_copy_follows_the_weights_and_takes_short_batches(lived_in, batch, caplog):
+    """One compilation serves all batches, whatever is done to the network or left out of the batch in between.
+
+    A machine without a C++ compiler runs the same without it.
+    """
     images, labels = batch
     assert distance(gradient(lived_in, images, labels, "fold", "compile"), plain_gradient(lived_in, *batch)) < 1e-4
     graphs = dict(counters["stats"])
@@ -161,7 +162,7 @@ def test_a_compiled_copy_follows_the_weights_and_takes_short_batches(lived_in, b
         assert found.shape == expected.shape
         assert distance(found, expected) < 1e-4
     assert dict(counters["stats"]) == graphs
-    assert graphs["unique_graphs"] > 0
+    assert bool(graphs.get("unique_graphs")) != ("it runs without" in caplog.text)
     assert_untouched(lived_in, before)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Real
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ..budget import Budget, FixedBudget
 from ..objectives import AT, ascent
 from ..pixel_ag import MinimumMargin, pixel_ag
-from ..surrogate import gradients_kept, undisturbed, within_memory
+from ..surrogate import gradients_kept, in_parts, undisturbed, within_memory
 from .autoattack import AutoAttack
 from .common import correct, device_of, fingerprint, random_start, seeded
 from .results import AttackResult, flags_from_text, flags_to_text
@@ -72,11 +72,14 @@ class ByBatch:
             for name in self.names
         ]
 
+    def split(self, run: Callable[[slice], Flags], images: Tensor) -> list[Flags]:
+        """Call `run` on the rows of a batch, in as few parts as memory allows."""
+        return within_memory(run, len(images))
+
     def _piece(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, tuple[str, float]]:
         device = device_of(model)
-        parts = within_memory(
-            lambda rows: self.run(model, images[rows].to(device), labels[rows].to(device)), len(images)
-        )
+        images, labels = images.to(device), labels.to(device)
+        parts = self.split(lambda rows: self.run(model, images[rows], labels[rows]), images)
         return {
             name: (
                 "".join(flags_to_text(part[name][0].cpu().numpy()) for part in parts),
@@ -138,6 +141,10 @@ class Iterated(ByBatch):
         return (
             f"{loss}, {self.budget}, alpha={self.alpha:.4g}, random start, last of the steps {[*self.steps.values()]}"
         )
+
+    def split(self, run: Callable[[slice], Flags], images: Tensor) -> list[Flags]:
+        """Call `run` on the rows of a batch; their random starts do not depend on what else is in it."""
+        return in_parts(run, images)
 
     def run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Flags:
         """Return the flags of one batch after every number of steps asked for."""
