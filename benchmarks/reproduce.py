@@ -103,7 +103,7 @@ TABLES = {
 CHOSEN = {
     "paper": tuple(TABLES),
     "gpu": ("methods",),
-    "cpu": ("methods", "refresh", "cams", "quadrants"),
+    "cpu": ("methods", "refresh"),
     "digits": ("methods", "quadrants"),
 }
 

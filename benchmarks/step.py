@@ -51,6 +51,7 @@ def variants(options: argparse.Namespace) -> dict:
         "PART-T": lambda: made.step("trades"),
         "MART": lambda: made.step("mart", eps_low=EPS),
         "PART-M": lambda: made.step("mart"),
+        "training pass": made.training_pass,
         "torchattacks loop": made.torchattacks_loop,
         **made.art_trainers(),
         "maps": made.maps,
@@ -83,6 +84,10 @@ class Bench:
 
         settings |= {"eps": EPS, "eps_low": eps_low, "alpha": ALPHA, "steps": STEPS, "burn_in": 0, "seed": 0}
         self.update(PART(objective, **settings).loss(self.model.train(), self.x, self.y))
+
+    def training_pass(self) -> None:
+        """Train on the batch as it is: what a step is besides attack and map."""
+        self.update(F.cross_entropy(self.model.train()(self.x), self.y))
 
     def torchattacks_loop(self) -> None:
         """Train on the batch with torchattacks' PGD."""
