@@ -48,7 +48,9 @@ SCALES = {
         attacks=("natural", "pgd20"),
         seeds=(0,),
     ),
-    "digits": Scale({"digits": preset("digits")}, eps=0.2, watched=400, seeds=tuple(range(10))),
+    "digits": Scale(
+        {"digits": preset("digits")}, eps=0.2, watched=400, attacks=("natural", "pgd20", "mma"), seeds=tuple(range(6))
+    ),
 }
 
 

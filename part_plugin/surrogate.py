@@ -295,7 +295,7 @@ def _compiled_copy(model: nn.Module, images: Tensor, pairs: Sequence[Pair]) -> _
             made = _CompiledCopy(network, pairs)
             made.refresh(network)
             view = ModelView(made, model.preprocess) if isinstance(model, ModelView) else made
-            sample = images.detach().clone().requires_grad_()
+            sample = images[: rows_at_once(images)].detach().clone().requires_grad_()
             torch.autograd.grad(view(sample).sum(), sample)
             copies[key] = made
         except Exception as error:
@@ -306,17 +306,21 @@ def _compiled_copy(model: nn.Module, images: Tensor, pairs: Sequence[Pair]) -> _
     return copies[key]
 
 
-PIXELS_AT_ONCE = 32 * 32 * 32
+PIXELS_AT_ONCE = 64 * 32 * 32
+
+
+def rows_at_once(images: Tensor) -> int:
+    """Return how many rows of a batch to attack at a time: all of them, but on a CPU what its memory is fast for.
+
+    The activations of a large batch are more than the C library keeps for reuse: every step asks the system for fresh
+    pages, at a third of its time and more (benchmarks/speedups.py).
+    """
+    return max(1, PIXELS_AT_ONCE // images[0, 0].numel()) if images.device.type == "cpu" else len(images)
 
 
 def in_parts(run: Callable[[slice], Any], images: Tensor) -> list:
-    """Call `run` on the rows of `images` and return its results; on a CPU in parts that its memory is fast for.
-
-    The activations of a large batch are more than the C library keeps for reuse: every step would ask the system for
-    fresh pages, at a third of its time and more (benchmarks/speedups.py). For what is the same for every row alone.
-    """
-    size = max(1, PIXELS_AT_ONCE // images[0, 0].numel()) if images.device.type == "cpu" else len(images)
-    return within_memory(run, len(images), size)
+    """Call `run` on the rows of `images`, so many at once, and return its results; rows must not depend on others."""
+    return within_memory(run, len(images), rows_at_once(images))
 
 
 def within_memory(run: Callable[[slice], Any], rows: int, size: int | None = None) -> list:
