@@ -6,7 +6,8 @@ import torch
 from matplotlib import colormaps
 from torch import Tensor, nn
 
-from part_plugin import FixedBudget, PixelBudget, class_activation_map
+from part_plugin import FixedBudget, PixelBudget
+from part_plugin.cam import map_and_logits
 from part_plugin.data import Preset
 
 BUDGETS = {
@@ -74,22 +75,22 @@ class Published(_Changed):
     Read from github.com/tmlr-group/PART, which enlarges maps with bicubic interpolation where ours is bilinear.
     """
 
-    def look(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, None]:
-        """Return which colours of which pixels are important, (N, 3, H, W)."""
-        maps = class_activation_map(model, images, None, self.cam)[:, 0]
+    def look(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return which colours of which pixels are important, (N, 3, H, W), and the logits."""
+        maps, logits = map_and_logits(model, images, None, self.cam)
         colours = torch.tensor(colormaps["jet"](range(256))[:, :3], device=maps.device, dtype=maps.dtype)
-        picture = colours[(maps.square() * 256).long().clamp(max=255)].permute(0, 3, 1, 2)
+        picture = colours[(maps[:, 0].square() * 256).long().clamp(max=255)].permute(0, 3, 1, 2)
         deviation, mean = torch.std_mean(picture, dim=(1, 2, 3), keepdim=True, correction=0)
-        return picture - mean > deviation, None
+        return picture - mean > deviation, logits
 
 
 class PublishedMisaligned(Published):
     """The published rule on the next image of the batch."""
 
-    def look(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, None]:
-        """Return the masks, moved on by one image."""
-        important, _ = super().look(model, images)
-        return important.roll(1, 0), None
+    def look(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the masks, moved on by one image, and the logits."""
+        important, logits = super().look(model, images)
+        return important.roll(1, 0), logits
 
 
 def make_budget(name: str, settings: Preset, size: Sequence[int]) -> PixelBudget | FixedBudget | None:

@@ -2,10 +2,10 @@
 
     python benchmarks/step.py --width 16 --batch-size 128 --repeats 7 --json step.json
 
-Every repetition runs all variants one after the other; ratios are those of one repetition, and medians and extremes
-are quoted. The network is RobustBench's ResNet-18, of any width, on random 32x32 images: what is timed depends neither
-on weights nor on labels. `--reference` takes a checkout of the code that was published with the paper
-(github.com/tmlr-group/PART, which needs torchcam); on a CPU its calls of `.cuda()` do nothing.
+Every repetition runs all variants one after the other, beginning with another; ratios are those of one repetition, and
+medians and extremes are quoted. The network is RobustBench's ResNet-18, of any width, on random 32x32 images: what is
+timed depends neither on weights nor on labels. `--reference` takes a checkout of the code that was published with the
+paper (github.com/tmlr-group/PART, which needs torchcam); on a CPU its calls of `.cuda()` do nothing.
 """
 
 import argparse
@@ -125,10 +125,12 @@ class Bench:
     def maps(self) -> None:
         """Compute the batch's maps as a training step does."""
         from part_plugin import class_activation_map
-        from part_plugin.surrogate import lean
+        from part_plugin.surrogate import in_parts, lean
 
         with lean(self.model):
-            class_activation_map(self.model, self.x, target_layers=self.model.layer4)
+            in_parts(
+                lambda rows: class_activation_map(self.model, self.x[rows], target_layers=self.model.layer4), self.x
+            )
 
     def library_maps(self) -> None:
         """Compute the batch's maps in pytorch-grad-cam."""
@@ -253,9 +255,10 @@ def main() -> None:
     times = {name: [] for name in runs}
     for run in runs.values():
         run()  # warm-up
-    for _ in range(options.repeats):
-        for name, run in runs.items():
-            times[name].append(seconds(run, torch.device(options.device)))
+    names = list(runs)
+    for repetition in range(options.repeats):  # each time another begins: what ran before leaves its mark on memory
+        for name in names[repetition % len(names) :] + names[: repetition % len(names)]:
+            times[name].append(seconds(runs[name], torch.device(options.device)))
     memory = {} if options.no_memory else {name: [peak_memory(name, run, options)] for name, run in runs.items()}
     result = {
         "settings": vars(options) | {"torch": torch.__version__},

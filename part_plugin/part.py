@@ -230,8 +230,13 @@ class PART:
             return self.budget.radii(important.to(x.device), x), None
         if self.mask_every > 1:
             return self.budget.radii(self._remembered(model, x, y, index), x), None
-        important, natural_logits = self.budget.look(model, x, y)
+        important, natural_logits = self._look(model, x, y)
         return self.budget.radii(important, x), natural_logits
+
+    def _look(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        looks = in_parts(lambda rows: self.budget.look(model, x[rows], y[rows]), x)
+        important, logits = (torch.cat(each) for each in zip(*looks, strict=True))
+        return important, logits
 
     def _remembered(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
         """Return the masks of the samples numbered `index`, computing those not seen since renewal."""
@@ -243,7 +248,7 @@ class PART:
         keys = torch.as_tensor(index).tolist()
         new = [row for row, key in enumerate(keys) if key not in self._masks]
         if new:
-            masks = self.budget.important(model, x[new], y[new]).cpu().numpy()
+            masks = self._look(model, x[new], y[new])[0].cpu().numpy()
             self._masks.update((keys[row], np.packbits(mask)) for row, mask in zip(new, masks, strict=True))
         return torch.stack([self.mask_of(key, x.shape[2:]) for key in keys]).to(x.device)
 
