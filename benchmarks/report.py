@@ -198,12 +198,13 @@ def draw_maps(cells: Sequence[Cell], records: dict[str, dict], options: argparse
 
 def provenance(records: Sequence[dict], command: str) -> str:
     """Return the line that says where a table's numbers come from."""
-    commits = ", ".join(sorted({record["commit"] for record in records}))
     first = records[0]
-    hours = sum(record["seconds"] for record in records) / 3600
+    commits = ", ".join(sorted({record["commit"] for record in records}))
+    images = f"{first['samples'] or 'all'} training and {first['test']} test images of {first['settings']['dataset']}"
+    images += ", read from image files" if first["source"] == "imagefolder" else ""
     return (
-        f"`{command}`; {first['hardware']}, {first['threads']} thread(s) per cell, torch {first['torch']}, commit "
-        f"{commits}; {len(records)} cells, {hours:.1f} hours of one core or card in all; {first['test']} test images."
+        f"`{command}`; {images}; {first['hardware']}, {first['threads']} thread(s) per cell, torch {first['torch']}, "
+        f"commit {commits}, {len(records)} cells."
     )
 
 
