@@ -44,26 +44,25 @@ PAPER = {  # Tables 1, 5, 6 and 8 of the paper: CIFAR-10, ResNet-18; natural, PG
 }
 
 
-def label(record: dict) -> str:
-    """Return what a row is called: the method and what is not usual about it."""
-    settings, unit = record["settings"], record["eps"] / 8
-    parts = [record["method"]]
-    if record["budget"] != "aligned":
-        parts.append(record["budget"])
-    radii = (settings["eps"] / unit, settings["eps_low"] / unit)
-    if not any(abs(radii[1] - usual) < 1e-6 for usual in (7, 8)) or abs(radii[0] - 8) > 1e-6:
-        parts.append(f"eps {radii[0]:g}, eps_low {radii[1]:g}")
-    parts += [f"s = {settings['mask_every']}"] * (settings["mask_every"] > 1)
-    parts += [settings["cam"]] * (settings["cam"] != "gradcam")
-    parts += [f"{settings['steps']} steps"] * (settings["steps"] != 10)
-    parts += ["MMA"] * (settings["attack"] == "mma")
+def label(one: Cell, scale: Scale) -> str:
+    """Return what a row is called: the method, and where it is not the scale's own."""
+    settings, usual = one.settings, scale.settings[one.settings.dataset]
+    parts = [one.method]
+    parts += [one.budget] * (one.budget != "aligned")
+    if settings.eps != usual.eps or settings.eps_low not in (usual.eps, usual.eps_low):
+        radii = (f"{8 * radius / scale.eps:g}" for radius in (settings.eps, settings.eps_low))
+        parts.append("eps {}, eps_low {}".format(*radii))
+    parts += [f"s = {settings.mask_every}"] * (settings.mask_every != usual.mask_every)
+    parts += [settings.cam] * (settings.cam != usual.cam)
+    parts += [f"{settings.steps} steps"] * (settings.steps != usual.steps)
+    parts += ["MMA"] * (settings.attack != usual.attack)
     return ", ".join(parts)
 
 
-def rows(cells: Sequence[Cell], records: dict[str, dict]) -> pd.DataFrame:
+def rows(cells: Sequence[Cell], records: dict[str, dict], scale: Scale) -> pd.DataFrame:
     """Return accuracies in %, a row for each finished cell; `row` tells cells apart that differ in more than seed."""
     found = [
-        {"row": label(records[one.id]), "method": one.method, "seed": one.settings.seed}
+        {"row": label(one, scale), "method": one.method, "seed": one.settings.seed}
         | {name: 100 * value for name, value in records[one.id]["accuracy"].items()}
         for one in merged(cells)
         if one.id in records
@@ -71,10 +70,15 @@ def rows(cells: Sequence[Cell], records: dict[str, dict]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def published(row: str, attacks: Sequence[str]) -> list[float]:
+    """Return the paper's numbers for a row, of those attacks."""
+    return [value for name, value in zip(ATTACKS, PAPER.get(row, ()), strict=False) if name in attacks]
+
+
 def accuracy_table(frame: pd.DataFrame) -> str:
     """Return mean (and deviation over seeds) of every row beside the paper's."""
     attacks = [name for name in ATTACKS if name in frame]
-    lines = [f"| method | seeds | {' | '.join(ATTACKS[a] for a in attacks)} | the paper's (1 row, 4 numbers) |"]
+    lines = [f"| method | seeds | {' | '.join(ATTACKS[a] for a in attacks)} | the paper's |"]
     lines.append("|---" * (3 + len(attacks)) + "|")
     for row, group in frame.groupby("row", sort=False):
         shown = []
@@ -82,7 +86,7 @@ def accuracy_table(frame: pd.DataFrame) -> str:
             values = group[attack].dropna()
             spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
             shown.append(f"{values.mean():.2f}{spread}" if len(values) else "")
-        paper = " / ".join(f"{value:.2f}" for value in PAPER.get(row, ()))
+        paper = " / ".join(f"{value:.2f}" for value in published(row, attacks))
         lines.append(f"| {row} | {len(group)} | {' | '.join(shown)} | {paper} |")
     return "\n".join(lines)
 
@@ -95,7 +99,7 @@ def gains(frame: pd.DataFrame) -> str:
     for plain, ours in zip(METHODS[::2], METHODS[1::2], strict=True):
         if {plain, ours} <= set(means.index):
             here = " | ".join(f"{value:+.2f}" for value in means.loc[ours] - means.loc[plain])
-            paper = [a - b for a, b in zip(PAPER[ours], PAPER[plain], strict=True)][: len(attacks)]
+            paper = [a - b for a, b in zip(published(ours, attacks), published(plain, attacks), strict=True)]
             lines.append(f"| {ours} - {plain}, here | {here} |")
             lines.append(f"| {ours} - {plain}, paper | " + " | ".join(f"{value:+.2f}" for value in paper) + " |")
     return "\n".join(lines)
@@ -214,7 +218,7 @@ def tables_and_figures(scale: Scale, options: argparse.Namespace) -> tuple[dict[
     datasets = list(scale.settings)[:1]
     for table in CHOSEN[options.scale]:
         cells = grid(scale, datasets, [table])
-        frame = rows(cells, records)
+        frame = rows(cells, records, scale)
         if frame.empty:
             continue
         used = [records[one.id] for one in cells if one.id in records]

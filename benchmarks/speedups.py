@@ -18,7 +18,7 @@ from step import seconds
 
 from part_plugin import class_activation_map
 from part_plugin.adapters.robustbench import ResNet18
-from part_plugin.surrogate import lean, logits_of, sped_up, undisturbed
+from part_plugin.surrogate import in_parts, lean, logits_of, sped_up, undisturbed
 
 STEPS = 5
 VARIANTS = {  # name: (options of `fast`, or None where the variant is not ours; predicted; why)
@@ -26,6 +26,7 @@ VARIANTS = {  # name: (options of `fast`, or None where the variant is not ours;
     "plain": (None, 1.0, "the measure"),
     "frozen": (None, 1.0, "autograd computes no weight gradient that nobody asks for"),
     "lean": ((), 0.95, "and channels-last weights: the CPU's kernels want them"),
+    "lean, in parts": ((), 0.95, "as PART does it, and so all that follow; nothing was predicted, it was found"),
     "fold": (("fold",), 0.75, "a third of a narrow ResNet's passes is batch norm; less of a wide one's"),
     "compile": (("compile",), 0.66, "element-wise work is fused"),
     "fold, compile": (("fold", "compile"), 0.6, "both"),
@@ -49,12 +50,14 @@ def gradient(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, weights: 
 def variants(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, names: list[str]) -> dict:
     """Return functions that take STEPS gradients and return the last."""
 
-    def several(attacked: torch.nn.Module, weights: bool = False) -> torch.Tensor:
-        return [gradient(attacked, x, y, weights) for _ in range(STEPS)][-1]
+    def several(attacked: torch.nn.Module, weights: bool = False, rows: slice = slice(None)) -> torch.Tensor:
+        return [gradient(attacked, x[rows], y[rows], weights) for _ in range(STEPS)][-1]
 
-    def ours(fast: tuple[str, ...]) -> torch.Tensor:
+    def ours(fast: tuple[str, ...], whole: bool = False) -> torch.Tensor:
         with undisturbed(model), lean(model), sped_up(model, x, fast) as attacked:
-            return several(attacked)
+            if whole:
+                return several(attacked)
+            return torch.cat(in_parts(lambda rows: several(attacked, rows=rows), x))
 
     def frozen() -> torch.Tensor:
         model.requires_grad_(False)
@@ -63,7 +66,12 @@ def variants(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, names: li
         finally:
             model.requires_grad_(True)
 
-    theirs = {"weight gradients too": lambda: several(model, True), "plain": lambda: several(model), "frozen": frozen}
+    theirs = {
+        "weight gradients too": lambda: several(model, weights=True),
+        "plain": lambda: several(model),
+        "frozen": frozen,
+        "lean": lambda: ours((), whole=True),
+    }
     return {
         name: theirs[name] if name in theirs else lambda fast=fast: ours(fast)
         for name, (fast, *_) in VARIANTS.items()

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 
 import ablation
 import harness
@@ -96,6 +97,15 @@ def test_a_cell_is_run_once(tmp_path, capsys):
     assert set(record["accuracy"]) == {"natural", "pgd20"}
     assert record["test"] == 40
     assert {"natural", "pgd10"} <= set(record["epochs"][-1])
+    frame = report.rows(cells, harness.read(tmp_path), TINY)
+    assert list(frame["row"]) == ["AT", "PART"] * 2
+    table = report.accuracy_table(frame).splitlines()
+    assert table[0] == "| method | seeds | natural | PGD-20 | the paper's |"
+    assert re.fullmatch(r"\| AT \| 2 \| [\d.]+ ± [\d.]+ \| [\d.]+ ± [\d.]+ \| 82.58 / 43.69 \|", table[2])
+    assert "| PART - AT, paper | +0.84 | -0.04 |" in report.gains(frame)
+    points = report.draw_tradeoff(frame, 40).axes[0].get_legend_handles_labels()[1]
+    assert points == ["AT", "PART"]
+    assert len(report.draw_epochs(cells, harness.read(tmp_path)).axes[0].lines) == 2
     harness.run_grid(cells, options(tmp_path))
     assert "4 cells, 0 left" in capsys.readouterr().out
     more = [dataclasses.replace(cells[0], attacks=(*cells[0].attacks, "mma"))]
@@ -134,6 +144,16 @@ def test_paired_differences_by_hand():
     assert found["natural low"] == pytest.approx(each.mean() - half, rel=1e-5)
     assert found["natural high"] == pytest.approx(each.mean() + half, rel=1e-5)
     assert "| mean |" in ablation.markdown(frame)
+
+
+def test_rows_say_what_is_not_the_scales_own():
+    scale = reproduce.SCALES["cpu"]
+    cells = [one for make in reproduce.TABLES.values() for one in make(scale, "cifar10")]
+    named = {one.id: report.label(one, scale) for one in cells}
+    assert len(set(named.values())) == len(named)
+    assert {*harness.METHODS, "PART, s = 10", "PART, xgradcam", "PART, 20 steps", "AT, MMA"} <= set(named.values())
+    assert "PART, eps 12, eps_low 10" in named.values()
+    assert "PART, top-left lowered, eps 12, eps_low 6" in named.values()
 
 
 def test_the_report_fills_its_marks():
