@@ -85,10 +85,14 @@ def draw(table: dict, path: str) -> None:
     """Write the figure: a panel for each quantity, a line for each variant, exponents in the legend."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.6 * len(table), 3.6), layout="constrained")
-    for ax, (quantity, found) in zip(figure.subplots(1, len(table)), table.items(), strict=True):
+    figure = Figure(figsize=(11, 6.6), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    axes[-1].set_axis_off()
+    for ax, (quantity, found) in zip(axes, table.items(), strict=False):
         for name, seconds in found["seconds"].items():
             ax.loglog(found["values"], seconds, "o-", label=f"{name}, exponent {found['exponents'][name]:.2f}")
+        ax.set_xticks(found["values"], found["values"])
+        ax.minorticks_off()
         ax.set_xlabel(quantity)
         ax.set_ylabel("seconds")
         ax.grid(alpha=0.3)
