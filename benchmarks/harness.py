@@ -207,15 +207,20 @@ def _tensors(name: str, root: str, split: str, n: int | None) -> tuple[torch.Ten
 
 def provenance(options: argparse.Namespace) -> dict:
     """Return what a number depends on besides its settings."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     cuda = options.device.startswith("cuda")
     return {
-        "commit": commit.stdout.strip(),
+        "commit": options.commit,
         "hardware": torch.cuda.get_device_name(options.device) if cuda else f"{platform.machine()} CPU",
         "threads": options.threads,
         "torch": torch.__version__,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def commit() -> str:
+    """Return the commit of this code, as it is when a run begins."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -244,6 +249,7 @@ def run_grid(cells: Sequence[Cell], options: argparse.Namespace) -> None:
             print(one.id, one.method, one.budget, one.settings.dataset, f"seed {one.settings.seed}", *one.attacks)
         return
     (out / "cells").mkdir(parents=True, exist_ok=True)
+    options.commit = commit()
     options.threads = max(1, (os.cpu_count() or 1) // options.jobs)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, spawn) as pool, tqdm(total=len(left), unit="cell") as bar:

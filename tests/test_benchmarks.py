@@ -82,7 +82,7 @@ def test_budgets_leave_their_name_in_the_checkpoint_and_train(tmp_path):
 
 def options(tmp_path, **changes):
     made = harness.parser("").parse_args(["--out", str(tmp_path)])
-    return argparse.Namespace(**(vars(made) | {"threads": 1} | changes))
+    return argparse.Namespace(**(vars(made) | {"threads": 1, "commit": "none"} | changes))
 
 
 def test_a_cell_is_run_once(tmp_path, capsys):
