@@ -277,8 +277,7 @@ class _CompiledCopy(nn.Module):
         self.rows = max(self.rows, rows)
         if rows < self.rows:  # a network in eval mode does not care what else is in the batch
             images = torch.cat([images, images[-1:].detach().expand(self.rows - rows, *images.shape[1:])])
-        output = self.run(images)
-        return logits_of(lambda _: output, images)[:rows]
+        return logits_of(self.run, images)[:rows]
 
 
 _compiled: WeakKeyDictionary[nn.Module, dict[tuple, _CompiledCopy | None]] = WeakKeyDictionary()
