@@ -26,7 +26,6 @@ from tqdm import tqdm
 from part_plugin import evaluate
 from part_plugin.adapters.robustbench import load_checkpoint
 from part_plugin.data import Preset, as_tensors, augmentation, load_dataset
-from part_plugin.evaluation import Evaluation
 from part_plugin.training import train
 
 METHODS = ("AT", "PART", "TRADES", "PART-T", "MART", "PART-M")
@@ -242,8 +241,9 @@ def run_grid(cells: Sequence[Cell], options: argparse.Namespace) -> None:
     """Run what is missing of the cells, `options.jobs` at a time."""
     index, count = map(int, options.shard.split("/"))
     out = Path(options.out)
-    left = missing(merged(cells), out)[index::count]
-    print(f"{len(merged(cells))} cells, {len(left)} left to run here", flush=True)
+    cells = merged(cells)
+    left = missing(cells, out)[index::count]
+    print(f"{len(cells)} cells, {len(left)} left to run here", flush=True)
     if options.list:
         for one in left:
             print(one.id, one.method, one.budget, one.settings.dataset, f"seed {one.settings.seed}", *one.attacks)
@@ -259,8 +259,3 @@ def run_grid(cells: Sequence[Cell], options: argparse.Namespace) -> None:
             seed = record["settings"]["seed"]
             bar.write(f"{record['method']} ({record['budget']}), seed {seed}: {shown}; {record['seconds']:.0f} s")
             bar.update()
-
-
-def evaluation(out: Path, record: dict) -> Evaluation:
-    """Return a cell's evaluation, with the flags of single images."""
-    return Evaluation.load(out / "cells" / f"{record['id']}.json")

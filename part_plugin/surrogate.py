@@ -300,7 +300,7 @@ def _compiled_copy(model: nn.Module, images: Tensor, pairs: Sequence[Pair]) -> _
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             logger.warning("fast='compile' fails for %s (%s); it runs without", type(network).__name__, reason)
-    if copies[key] is not None:
+    elif copies[key] is not None:
         copies[key].refresh(network)
     return copies[key]
 
