@@ -57,7 +57,7 @@ def variants(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, names: li
         with undisturbed(model), lean(model), sped_up(model, x, fast) as attacked:
             if whole:
                 return several(attacked)
-            return torch.cat(in_parts(lambda rows: several(attacked, rows=rows), x))
+            return torch.cat(in_parts(lambda rows: several(attacked, rows=rows), attacked, x))
 
     def frozen() -> torch.Tensor:
         model.requires_grad_(False)

@@ -172,7 +172,7 @@ class PART:
             first = None if start is None else start[rows]
             return pixel_ag(loss, x[rows], radii[rows], self.alpha, self.steps, first, self.clip, self._watch)
 
-        return torch.cat(in_parts(climb, x))
+        return torch.cat(in_parts(climb, model, x))
 
     @property
     def zero_gradients(self) -> int:
@@ -234,7 +234,7 @@ class PART:
         return self.budget.radii(important, x), natural_logits
 
     def _look(self, model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        looks = in_parts(lambda rows: self.budget.look(model, x[rows], y[rows]), x)
+        looks = in_parts(lambda rows: self.budget.look(model, x[rows], y[rows]), model, x)
         important, logits = (torch.cat(each) for each in zip(*looks, strict=True))
         return important, logits
 

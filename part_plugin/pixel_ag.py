@@ -105,7 +105,7 @@ class MinimumMargin:
 
     def advance(self, steps: int) -> Tensor:
         """Take `steps` more and return the best example of each sample so far, (N, C, H, W)."""
-        in_parts(lambda rows: self._ascend(rows, steps), self.adv)
+        in_parts(lambda rows: self._ascend(rows, steps), self.model, self.adv)
         self.watch = None
         winner = self.margin.unflatten(0, (-1, self.samples)).argmax(0)
         return self.best[winner * self.samples + torch.arange(self.samples, device=winner.device)]

@@ -77,7 +77,7 @@ def without_wrappers(model: nn.Module) -> nn.Module:
 def network_of(model: nn.Module) -> nn.Module:
     """Return the innermost network: the one in which target layers are named."""
     model = without_wrappers(model)
-    return model.module if isinstance(model, ModelView) else model
+    return network_of(model.module) if isinstance(model, ModelView) else model
 
 
 @contextmanager
@@ -149,10 +149,9 @@ def sped_up(model: nn.Module, images: Tensor, fast: Sequence[str]) -> Iterator[n
         yield model if precision is None else _Autocast(model, precision)
 
 
-class _Autocast(nn.Module):
+class _Autocast(ModelView):
     def __init__(self, module: nn.Module, dtype: torch.dtype):
-        super().__init__()
-        self.module = module
+        super().__init__(module)
         self.dtype = dtype
 
     def forward(self, images: Tensor) -> Tensor:
@@ -294,7 +293,7 @@ def _compiled_copy(model: nn.Module, images: Tensor, pairs: Sequence[Pair]) -> _
             made = _CompiledCopy(network, pairs)
             made.refresh(network)
             view = ModelView(made, model.preprocess) if isinstance(model, ModelView) else made
-            sample = images[: rows_at_once(images)].detach().clone().requires_grad_()
+            sample = images[: rows_at_once(model, images)].detach().clone().requires_grad_()
             torch.autograd.grad(view(sample).sum(), sample)
             copies[key] = made
         except Exception as error:
@@ -305,21 +304,47 @@ def _compiled_copy(model: nn.Module, images: Tensor, pairs: Sequence[Pair]) -> _
     return copies[key]
 
 
-PIXELS_AT_ONCE = 64 * 32 * 32
+VALUES_AT_ONCE = 2**20
 
 
-def rows_at_once(images: Tensor) -> int:
+def rows_at_once(model: nn.Module, images: Tensor) -> int:
     """Return how many rows of a batch to attack at a time: all of them, but on a CPU what its memory is fast for.
 
     The activations of a large batch are more than the C library keeps for reuse: every step asks the system for fresh
-    pages, at a third of its time and more (benchmarks/speedups.py).
+    pages, at a third of its time and more (benchmarks/speedups.py). So the largest activation of a part has no more
+    than `VALUES_AT_ONCE` values: 64 images of 32x32 in a ResNet-18 of width 16, 16 at width 64.
     """
-    return max(1, PIXELS_AT_ONCE // images[0, 0].numel()) if images.device.type == "cpu" else len(images)
+    if images.device.type != "cpu":
+        return len(images)
+    return max(1, VALUES_AT_ONCE // _largest_activation(model, images))
 
 
-def in_parts(run: Callable[[slice], Any], images: Tensor) -> list:
+_largest: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()
+
+
+def _largest_activation(model: nn.Module, images: Tensor) -> int:
+    """Return how many values one image has at most, as it is or after any module; remembered."""
+    network, size = network_of(model), images.shape[1:]
+    by_size = _largest.setdefault(network, {})
+    if size not in by_size:
+        values = [size.numel()]
+
+        def watch(module: nn.Module, inputs: tuple, output: Any) -> None:
+            if isinstance(output, Tensor):
+                values.append(output.numel())
+
+        with ExitStack() as hooks, undisturbed(model), torch.no_grad():
+            for module in network.modules():
+                if not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
+                    hooks.callback(module.register_forward_hook(watch).remove)
+            without_wrappers(model)(images[:1].detach().clone())
+        by_size[size] = max(values)
+    return by_size[size]
+
+
+def in_parts(run: Callable[[slice], Any], model: nn.Module, images: Tensor) -> list:
     """Call `run` on the rows of `images`, so many at once, and return its results; rows must not depend on others."""
-    return within_memory(run, len(images), rows_at_once(images))
+    return within_memory(run, len(images), rows_at_once(model, images))
 
 
 def within_memory(run: Callable[[slice], Any], rows: int, size: int | None = None) -> list:

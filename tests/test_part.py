@@ -326,8 +326,9 @@ def test_masks_are_remembered_ahead_of_training(digits_net, batch):
 def test_attacked_in_parts_is_attacked_at_once(robust_net, batch, monkeypatch, objective, attack):
     """Rows do not meet in eval mode; parts of 1 and of 5 images give the examples of the whole batch."""
     found = []
-    for pixels in (64, 5 * 64, 32 * 64):
-        monkeypatch.setattr(surrogate, "PIXELS_AT_ONCE", pixels)
+    largest = surrogate.VALUES_AT_ONCE // surrogate.rows_at_once(robust_net, batch[0])
+    for rows in (1, 5, 32):
+        monkeypatch.setattr(surrogate, "VALUES_AT_ONCE", rows * largest)
         part = PART(objective, eps=0.1, eps_low=0.05, alpha=0.025, steps=5, attack=attack, burn_in=0, seed=0)
         found.append(part.perturb(robust_net, *batch))
         assert part.attacked == 16 * (3 if attack == "mma" else 1)

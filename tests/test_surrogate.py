@@ -9,9 +9,9 @@ from conftest import SmallNet, assert_untouched, snapshot
 from torch import nn
 from torch._dynamo.utils import counters
 
-from part_plugin import PART, FixedBudget, PARTTrainer, PixelPGD
+from part_plugin import PART, FixedBudget, PARTTrainer, PixelPGD, surrogate
 from part_plugin.adapters.robustbench import build_model
-from part_plugin.surrogate import check_fast, foldable_pairs, folded, lean, logits_of, sped_up, undisturbed
+from part_plugin.surrogate import ModelView, check_fast, foldable_pairs, folded, lean, logits_of, sped_up, undisturbed
 
 WIDE = ("robust_wide_resnet.RobustWideResNet", {"channel_configs": [4, 4, 8, 16], "depth_configs": [1, 1, 1]})
 
@@ -235,6 +235,7 @@ def test_an_exception_in_a_folded_network(robust_net, batch):
 def test_the_map_shares_its_forward_pass_with_trades(digits_net, batch):
     """PART-T runs the network as often as TRADES does, and attacks from the same natural logits."""
     counts = {}
+    surrogate.rows_at_once(digits_net, batch[0])  # looks at one image, once for a network
     for name, eps_low in (("TRADES", 0.1), ("PART-T", 0.08)):
         part = PART("trades", eps=0.1, eps_low=eps_low, alpha=0.03, steps=3, burn_in=0, target_layers="features")
         calls = []
@@ -278,3 +279,27 @@ def test_the_art_trainer_takes_fast(digits, digits_net):
     assert trainer.history[-1]["loss"] > 0
     with pytest.raises(ValueError, match="fast holds 'x'"):
         PARTTrainer(classifier, attack, fast="x")
+
+
+class Scripted(nn.Module):
+    """A network whose body is scripted, which takes no hooks."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.body = torch.jit.script(nn.Sequential(nn.Conv2d(8, 64, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+
+    def forward(self, x):
+        return self.body(self.stem(x))
+
+
+@pytest.mark.parametrize("around", [ModelView, lambda net: surrogate._Autocast(ModelView(net), torch.bfloat16)])
+def test_rows_at_once_follow_the_largest_activation(lived_in, batch, monkeypatch, around):
+    """32 channels of 8x8 in `lived_in`, of which 4 may be attacked at a time, whatever stands around the network."""
+    monkeypatch.setattr(surrogate, "VALUES_AT_ONCE", 4 * 32 * 64)
+    before = snapshot(lived_in)
+    assert [surrogate.rows_at_once(around(lived_in), batch[0]) for _ in range(2)] == [4, 4]
+    assert_untouched(lived_in, before)
+    images = torch.rand(16, 3, 8, 8)
+    assert surrogate.rows_at_once(Scripted(), images) == 16
+    assert surrogate.rows_at_once(lived_in, images.to("meta")) == 16  # not a CPU's memory

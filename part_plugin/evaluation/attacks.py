@@ -72,14 +72,14 @@ class ByBatch:
             for name in self.names
         ]
 
-    def split(self, run: Callable[[slice], Flags], images: Tensor) -> list[Flags]:
+    def split(self, run: Callable[[slice], Flags], model: nn.Module, images: Tensor) -> list[Flags]:
         """Call `run` on the rows of a batch, in as few parts as memory allows."""
         return within_memory(run, len(images))
 
     def _piece(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, tuple[str, float]]:
         device = device_of(model)
         images, labels = images.to(device), labels.to(device)
-        parts = self.split(lambda rows: self.run(model, images[rows], labels[rows]), images)
+        parts = self.split(lambda rows: self.run(model, images[rows], labels[rows]), model, images)
         return {
             name: (
                 "".join(flags_to_text(part[name][0].cpu().numpy()) for part in parts),
@@ -142,9 +142,9 @@ class Iterated(ByBatch):
             f"{loss}, {self.budget}, alpha={self.alpha:.4g}, random start, last of the steps {[*self.steps.values()]}"
         )
 
-    def split(self, run: Callable[[slice], Flags], images: Tensor) -> list[Flags]:
+    def split(self, run: Callable[[slice], Flags], model: nn.Module, images: Tensor) -> list[Flags]:
         """Call `run` on the rows of a batch; their random starts do not depend on what else is in it."""
-        return in_parts(run, images)
+        return in_parts(run, model, images)
 
     def run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Flags:
         """Return the flags of one batch after every number of steps asked for."""
