@@ -2,8 +2,9 @@
 
     python benchmarks/step.py --width 16 --batch-size 128 --repeats 7 --json step.json
 
-Every repetition runs all variants one after the other, beginning with another; ratios are those of one repetition, and
-medians and extremes are quoted. The network is RobustBench's ResNet-18, of any width, on random 32x32 images: what is
+Every variant has a process of its own, as its users have: what another one leaves behind in memory makes a step slower
+or faster. They take turns: a repetition is one step of each, ratios are those of one repetition, and medians and
+extremes are quoted. The network is RobustBench's ResNet-18, of any width, on random 32x32 images: what is
 timed depends neither on weights nor on labels. `--reference` takes a checkout of the code that was published with the
 paper (github.com/tmlr-group/PART, which needs torchcam); on a CPU its calls of `.cuda()` do nothing.
 """
@@ -11,18 +12,22 @@ paper (github.com/tmlr-group/PART, which needs torchcam); on a CPU its calls of 
 import argparse
 import importlib
 import json
+import multiprocessing
 import pathlib
-import subprocess
 import sys
 import time
 import types
 from contextlib import contextmanager
+from functools import cached_property
+from multiprocessing.connection import Connection
 from statistics import median
 
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 EPS, EPS_LOW, ALPHA, STEPS = 8 / 255, 7 / 255, 2 / 255, 10
+WARM_UP = 2
 RATIOS = {  # name: (numerator, denominator, floor by counting operations)
     "PART/AT": ("PART", "AT", 24 / 23),
     "PART-T/TRADES": ("PART-T", "TRADES", 1.0),
@@ -32,32 +37,34 @@ RATIOS = {  # name: (numerator, denominator, floor by counting operations)
     "PART/torchattacks-AT": ("PART", "torchattacks loop", 24 / 23),
     "fast PART/torchattacks-AT": ("fast PART", "torchattacks loop", None),
     "compiled PART/torchattacks-AT": ("compiled PART", "torchattacks loop", None),
+    "bfloat16 PART/torchattacks-AT": ("bfloat16 PART", "torchattacks loop", None),
     "maps/pytorch-grad-cam": ("maps", "maps, pytorch-grad-cam", None),
     "maps/reference": ("maps", "maps, reference", None),
     "PART/reference": ("PART", "PART, reference", None),
 }
 
 
-def variants(options: argparse.Namespace) -> dict:
-    """Return what is timed, by name: functions of nothing."""
-    torch.manual_seed(0)
-    made = Bench(options)
-    steps = {
-        "AT": lambda: made.step("at", eps_low=EPS),
-        "PART": lambda: made.step("at"),
-        "fast PART": lambda: made.step("at", fast=options.fast),
-        "compiled PART": lambda: made.step("at", fast=[*options.fast, "compile"]),
-        "TRADES": lambda: made.step("trades", eps_low=EPS),
-        "PART-T": lambda: made.step("trades"),
-        "MART": lambda: made.step("mart", eps_low=EPS),
-        "PART-M": lambda: made.step("mart"),
-        "training pass": made.training_pass,
-        "torchattacks loop": made.torchattacks_loop,
-        **made.art_trainers(),
-        "maps": made.maps,
-        "maps, pytorch-grad-cam": made.library_maps,
-    }
-    return steps | (made.reference(options.reference) if options.reference else {})
+VARIANTS = {
+    "AT": lambda bench: bench.step("at", eps_low=EPS),
+    "PART": lambda bench: bench.step("at"),
+    "fast PART": lambda bench: bench.step("at", fast=bench.fast),
+    "compiled PART": lambda bench: bench.step("at", fast=[*bench.fast, "compile"]),
+    "bfloat16 PART": lambda bench: bench.step("at", fast=["bfloat16"]),
+    "TRADES": lambda bench: bench.step("trades", eps_low=EPS),
+    "PART-T": lambda bench: bench.step("trades"),
+    "MART": lambda bench: bench.step("mart", eps_low=EPS),
+    "PART-M": lambda bench: bench.step("mart"),
+    "training pass": lambda bench: bench.training_pass(),
+    "torchattacks loop": lambda bench: bench.torchattacks_loop(),
+    "PART in ART": lambda bench: bench.art_epoch("PARTTrainer"),
+    "ART AdversarialTrainer": lambda bench: bench.art_epoch("AdversarialTrainer"),
+    "PART-T in ART": lambda bench: bench.art_epoch("PARTTrainerTRADES"),
+    "ART TRADES trainer": lambda bench: bench.art_epoch("AdversarialTrainerTRADESPyTorch"),
+    "maps": lambda bench: bench.maps(),
+    "maps, pytorch-grad-cam": lambda bench: bench.library_maps(),
+    "maps, reference": lambda bench: bench.reference_maps(),
+    "PART, reference": lambda bench: bench.reference_step(),
+}
 
 
 class Bench:
@@ -66,11 +73,12 @@ class Bench:
     def __init__(self, options: argparse.Namespace):
         from part_plugin.adapters.robustbench import ResNet18
 
-        self.device = torch.device(options.device)
+        self.device, self.fast, self.path = torch.device(options.device), options.fast, options.reference
         self.model = ResNet18(options.width).to(self.device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, momentum=0.9, weight_decay=2e-4)
         self.x = torch.rand(options.batch_size, 3, 32, 32, device=self.device)
         self.y = torch.randint(10, (options.batch_size,), device=self.device)
+        self.trainers = {}
 
     def update(self, loss: torch.Tensor) -> None:
         """Take an optimizer's step."""
@@ -96,31 +104,31 @@ class Bench:
         adv = torchattacks.PGD(self.model.train(), EPS, ALPHA, STEPS)(self.x, self.y)
         self.update(F.cross_entropy(self.model(adv), self.y))
 
-    def art_trainers(self) -> dict:
-        """Return one epoch of one batch in ART's trainers and in ours."""
+    def art_epoch(self, name: str) -> None:
+        """Train for one epoch of one batch with one of ART's trainers, or of ours for ART."""
+        x, y = self.x.cpu().numpy(), F.one_hot(self.y.cpu(), 10).numpy()
+        quiet = {"verbose": False} if name.startswith("PART") else {}
+        if name not in self.trainers:
+            self.trainers[name] = self.make_trainer(name)
+        self.trainers[name].fit(x, y, batch_size=len(x), nb_epochs=1, **quiet)
+
+    def make_trainer(self, name: str):
+        """Return the trainer of that name."""
+        import art.defences.trainer
         from art.attacks.evasion import ProjectedGradientDescent
-        from art.defences.trainer import AdversarialTrainer, AdversarialTrainerTRADESPyTorch
         from art.estimators.classification import PyTorchClassifier
 
-        from part_plugin import PARTTrainer, PARTTrainerTRADES
+        import part_plugin
 
         classifier = PyTorchClassifier(
             self.model, torch.nn.CrossEntropyLoss(), (3, 32, 32), 10, optimizer=self.optimizer, clip_values=(0, 1)
         )
-        n = len(self.x)
-        attack = ProjectedGradientDescent(
-            classifier, eps=EPS, eps_step=ALPHA, max_iter=STEPS, num_random_init=1, batch_size=n, verbose=False
-        )
-        x, y = self.x.cpu().numpy(), F.one_hot(self.y.cpu(), 10).numpy()
-        ours, theirs = {"burn_in": 0, "eps_low": EPS_LOW}, {"batch_size": n, "nb_epochs": 1}
-        trainers = {
-            "PART in ART": PARTTrainer(classifier, attack, **ours),
-            "ART AdversarialTrainer": AdversarialTrainer(classifier, attack, ratio=1.0),
-            "PART-T in ART": PARTTrainerTRADES(classifier, attack, beta=6.0, **ours),
-            "ART TRADES trainer": AdversarialTrainerTRADESPyTorch(classifier, attack, beta=6.0),
-        }
-        quiet = {"PART in ART": {"verbose": False}, "PART-T in ART": {"verbose": False}}
-        return {name: lambda name=name: trainers[name].fit(x, y, **theirs, **quiet.get(name, {})) for name in trainers}
+        settings = {"eps": EPS, "eps_step": ALPHA, "max_iter": STEPS, "num_random_init": 1}
+        attack = ProjectedGradientDescent(classifier, **settings, batch_size=len(self.x), verbose=False)
+        own = {"beta": 6.0} if "TRADES" in name else {}
+        if name.startswith("PART"):
+            return getattr(part_plugin, name)(classifier, attack, burn_in=0, eps_low=EPS_LOW, **own)
+        return getattr(art.defences.trainer, name)(classifier, attack, **(own or {"ratio": 1.0}))
 
     def maps(self) -> None:
         """Compute the batch's maps as a training step does."""
@@ -129,7 +137,9 @@ class Bench:
 
         with lean(self.model):
             in_parts(
-                lambda rows: class_activation_map(self.model, self.x[rows], target_layers=self.model.layer4), self.x
+                lambda rows: class_activation_map(self.model, self.x[rows], target_layers=self.model.layer4),
+                self.model,
+                self.x,
             )
 
     def library_maps(self) -> None:
@@ -140,22 +150,25 @@ class Bench:
         with GradCAM(self.model, [self.model.layer4]) as cam:
             cam(self.x, None)
 
-    def reference(self, path: str) -> dict:
-        """Return the published map and step."""
-        published = published_code(path)
+    def reference_maps(self) -> torch.Tensor:
+        """Return the weights that the published code makes of its maps."""
+        self.model.eval()
+        published, settings = self.published
+        return published.craft_weight_matrix(self.model, self.x, self.device, settings, parallel=False)
+
+    def reference_step(self) -> None:
+        """Train on the batch with the published code."""
+        published, settings = self.published
+        radii = published.generate_weighted_eps(self.reference_maps(), settings)
+        with cuda_does_nothing(self.device):
+            adv = published.part_pgd(self.model, self.x, self.y, radii, EPS, STEPS, ALPHA)
+        self.update(F.cross_entropy(self.model.train()(adv.detach()), self.y))
+
+    @cached_property
+    def published(self) -> tuple[types.ModuleType, types.SimpleNamespace]:
+        """The published code and its settings."""
         settings = types.SimpleNamespace(model="resnet", cam="gradcam", epsilon=EPS, low_epsilon=EPS_LOW)
-
-        def maps() -> torch.Tensor:
-            self.model.eval()
-            return published.craft_weight_matrix(self.model, self.x, self.device, settings, parallel=False)
-
-        def step() -> None:
-            radii = published.generate_weighted_eps(maps(), settings)
-            with cuda_does_nothing(self.device):
-                adv = published.part_pgd(self.model, self.x, self.y, radii, EPS, STEPS, ALPHA)
-            self.update(F.cross_entropy(self.model.train()(adv.detach()), self.y))
-
-        return {"maps, reference": maps, "PART, reference": step}
+        return published_code(self.path), settings
 
 
 def published_code(path: str) -> types.ModuleType:
@@ -199,15 +212,30 @@ def seconds(run, device: torch.device) -> float:
     return began.elapsed_time(ended) / 1000
 
 
-def peak_memory(name: str, run, options: argparse.Namespace) -> float:
-    """Return the peak memory of one variant in MB: allocated on the card, or resident in a process of its own."""
-    if options.device.startswith("cuda"):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return torch.cuda.max_memory_allocated() / 2**20
-    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+def serve(name: str, options: argparse.Namespace, parent: Connection) -> None:
+    """Take a step of one variant and send its seconds whenever asked to; at the end send the peak memory in MB."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    bench, device = Bench(options), torch.device(options.device)
+    while parent.recv() == "step":
+        parent.send(seconds(lambda: VARIANTS[name](bench), device))
+    parent.send(torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak_resident())
+
+
+class Process:
+    """A variant in a process of its own."""
+
+    def __init__(self, name: str, options: argparse.Namespace):
+        spawn = multiprocessing.get_context("spawn")
+        self.connection, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=serve, args=(name, options, theirs), daemon=True)
+        self.process.start()
+        theirs.close()  # so that a process that dies is noticed
+
+    def ask(self, what: str) -> float:
+        """Return the seconds of a "step", or the peak "memory" in MB, after which the process ends."""
+        self.connection.send(what)
+        return self.connection.recv()
 
 
 def peak_resident() -> float:
@@ -227,9 +255,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fast", nargs="*", default=["fold"], help="options of the opt-in fast attack")
     parser.add_argument("--reference", metavar="PATH", help="checkout of the published code")
     parser.add_argument("--json", metavar="PATH", help="write the numbers there")
-    parser.add_argument("--only", nargs="*", help="variants to run (default: all)")
-    parser.add_argument("--no-memory", action="store_true", help="measure time only")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="variants (default: all)")
     return parser.parse_args()
 
 
@@ -246,20 +272,16 @@ def ratios(table: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 def main() -> None:
     """Time all variants, print the tables, write the JSON."""
     options = parse()
-    torch.set_num_threads(options.threads)
-    if options.memory_of:
-        variants(options)[options.memory_of]()
-        print(peak_resident())
-        return
-    runs = {name: run for name, run in variants(options).items() if not options.only or name in options.only}
-    times = {name: [] for name in runs}
-    for run in runs.values():
-        run()  # warm-up
-    names = list(runs)
-    for repetition in range(options.repeats):  # each time another begins: what ran before leaves its mark on memory
-        for name in names[repetition % len(names) :] + names[: repetition % len(names)]:
-            times[name].append(seconds(runs[name], torch.device(options.device)))
-    memory = {} if options.no_memory else {name: [peak_memory(name, run, options)] for name, run in runs.items()}
+    names = [name for name in options.only or VARIANTS if options.reference or not name.endswith("reference")]
+    processes = {name: Process(name, options) for name in names}
+    for process in processes.values():
+        for _ in range(WARM_UP):
+            process.ask("step")
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in tqdm(range(options.repeats), unit="repetition"):
+        for name, process in processes.items():
+            times[name].append(process.ask("step"))
+    memory = {name: [process.ask("memory")] for name, process in processes.items()}
     result = {
         "settings": vars(options) | {"torch": torch.__version__},
         "seconds": times,
