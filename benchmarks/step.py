@@ -3,10 +3,11 @@
     python benchmarks/step.py --width 16 --batch-size 128 --repeats 7 --json step.json
 
 Every variant has a process of its own, as its users have: what another one leaves behind in memory makes a step slower
-or faster. They take turns: a repetition is one step of each, ratios are those of one repetition, and medians and
-extremes are quoted. The network is RobustBench's ResNet-18, of any width, on random 32x32 images: what is
-timed depends neither on weights nor on labels. `--reference` takes a checkout of the code that was published with the
-paper (github.com/tmlr-group/PART, which needs torchcam); on a CPU its calls of `.cuda()` do nothing.
+or faster. They take turns, of a second or of one step where that takes longer; a repetition is one turn of each. Ratios
+are those of one repetition; medians and extremes are quoted. The network is RobustBench's ResNet-18, of any width, on
+random 32x32 images: what is timed depends neither on weights nor on labels. `--reference` takes a checkout of the code
+that was published with the paper (github.com/tmlr-group/PART, which needs torchcam); on a CPU its calls of `.cuda()` do
+nothing.
 """
 
 import argparse
@@ -197,19 +198,21 @@ def cuda_does_nothing(device: torch.device):
         torch.Tensor.cuda = kept
 
 
-def seconds(run, device: torch.device) -> float:
-    """Return how long one call takes."""
+def seconds(run, device: torch.device, times: int = 1) -> float:
+    """Return how long one call takes, as the mean of several."""
     if device.type != "cuda":
         began = time.perf_counter()
-        run()
-        return time.perf_counter() - began
+        for _ in range(times):
+            run()
+        return (time.perf_counter() - began) / times
     began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     began.record()
-    run()
+    for _ in range(times):
+        run()
     ended.record()
     torch.cuda.synchronize()
-    return began.elapsed_time(ended) / 1000
+    return began.elapsed_time(ended) / 1000 / times
 
 
 def serve(name: str, options: argparse.Namespace, parent: Connection) -> None:
@@ -217,8 +220,11 @@ def serve(name: str, options: argparse.Namespace, parent: Connection) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     bench, device = Bench(options), torch.device(options.device)
+    steps = 1
     while parent.recv() == "step":
-        parent.send(seconds(lambda: VARIANTS[name](bench), device))
+        taken = seconds(lambda: VARIANTS[name](bench), device, steps)
+        parent.send(taken)
+        steps = max(1, round(1 / taken))
     parent.send(torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak_resident())
 
 
@@ -233,7 +239,7 @@ class Process:
         theirs.close()  # so that a process that dies is noticed
 
     def ask(self, what: str) -> float:
-        """Return the seconds of a "step", or the peak "memory" in MB, after which the process ends."""
+        """Return the mean seconds of a "step", or the peak "memory" in MB, after which the process ends."""
         self.connection.send(what)
         return self.connection.recv()
 
