@@ -3,11 +3,13 @@
     python benchmarks/step.py --width 16 --batch-size 128 --repeats 7 --json step.json
 
 Every variant has a process of its own, as its users have: what another one leaves behind in memory makes a step slower
-or faster. They take turns, of a second or of one step where that takes longer; a repetition is one turn of each. Ratios
-are those of one repetition; medians and extremes are quoted. The network is RobustBench's ResNet-18, of any width, on
-random 32x32 images: what is timed depends neither on weights nor on labels. `--reference` takes a checkout of the code
-that was published with the paper (github.com/tmlr-group/PART, which needs torchcam); on a CPU its calls of `.cuda()` do
-nothing.
+or faster. Only the two of a pair (AT and PART, TRADES and PART-T, MART and PART-M) share one, since processes differ by
+more than they do. All take turns, of a second or of one step where that takes longer; a repetition is one turn of each.
+Maps are timed as in training: before each comes a training pass, which is not timed. Ratios are those of one
+repetition; medians and extremes are quoted. Memory is the peak of a fresh process. The network is RobustBench's
+ResNet-18, of any width, on random 32x32 images: what is timed depends neither on weights nor on labels. `--reference`
+takes a checkout of the code that was published with the paper (github.com/tmlr-group/PART, which needs torchcam); on a
+CPU its calls of `.cuda()` do nothing.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import types
 from contextlib import contextmanager
 from functools import cached_property
 from multiprocessing.connection import Connection
-from statistics import median
+from statistics import mean, median
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +31,7 @@ from tqdm import tqdm
 
 EPS, EPS_LOW, ALPHA, STEPS = 8 / 255, 7 / 255, 2 / 255, 10
 WARM_UP = 2
+PAIRS = {"PART": "AT", "PART-T": "TRADES", "PART-M": "MART"}  # which share a process
 RATIOS = {  # name: (numerator, denominator, floor by counting operations)
     "PART/AT": ("PART", "AT", 24 / 23),
     "PART-T/TRADES": ("PART-T", "TRADES", 1.0),
@@ -198,50 +201,57 @@ def cuda_does_nothing(device: torch.device):
         torch.Tensor.cuda = kept
 
 
-def seconds(run, device: torch.device, times: int = 1) -> float:
-    """Return how long one call takes, as the mean of several."""
+def seconds(run, device: torch.device) -> float:
+    """Return how long one call takes."""
     if device.type != "cuda":
         began = time.perf_counter()
-        for _ in range(times):
-            run()
-        return (time.perf_counter() - began) / times
+        run()
+        return time.perf_counter() - began
     began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     began.record()
-    for _ in range(times):
-        run()
+    run()
     ended.record()
     torch.cuda.synchronize()
-    return began.elapsed_time(ended) / 1000 / times
+    return began.elapsed_time(ended) / 1000
 
 
-def serve(name: str, options: argparse.Namespace, parent: Connection) -> None:
-    """Take a step of one variant and send its seconds whenever asked to; at the end send the peak memory in MB."""
+def serve(options: argparse.Namespace, parent: Connection) -> None:
+    """Answer the name of a variant with the mean seconds of its steps in one turn, and "memory" with the peak in MB."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     bench, device = Bench(options), torch.device(options.device)
-    steps = 1
-    while parent.recv() == "step":
-        taken = seconds(lambda: VARIANTS[name](bench), device, steps)
-        parent.send(taken)
-        steps = max(1, round(1 / taken))
+    while (name := parent.recv()) != "memory":
+        began, taken = time.perf_counter(), []
+        while not taken or time.perf_counter() - began < 1:
+            if name.startswith("maps"):
+                bench.training_pass()
+            taken.append(seconds(lambda: VARIANTS[name](bench), device))
+        parent.send(mean(taken))
     parent.send(torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak_resident())
 
 
 class Process:
-    """A variant in a process of its own."""
+    """A process that runs variants when it is asked to."""
 
-    def __init__(self, name: str, options: argparse.Namespace):
+    def __init__(self, options: argparse.Namespace):
         spawn = multiprocessing.get_context("spawn")
         self.connection, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=serve, args=(name, options, theirs), daemon=True)
-        self.process.start()
+        spawn.Process(target=serve, args=(options, theirs), daemon=True).start()
         theirs.close()  # so that a process that dies is noticed
 
     def ask(self, what: str) -> float:
-        """Return the mean seconds of a "step", or the peak "memory" in MB, after which the process ends."""
+        """Return the mean seconds of a step of the variant `what`, or the peak "memory" in MB, which ends it."""
         self.connection.send(what)
         return self.connection.recv()
+
+
+def peak_memory(name: str, options: argparse.Namespace) -> float:
+    """Return the peak memory of a variant in MB: allocated on the card, or resident in a process of its own."""
+    process = Process(options)
+    for _ in range(WARM_UP):
+        process.ask(name)
+    return process.ask("memory")
 
 
 def peak_resident() -> float:
@@ -279,15 +289,18 @@ def main() -> None:
     """Time all variants, print the tables, write the JSON."""
     options = parse()
     names = [name for name in options.only or VARIANTS if options.reference or not name.endswith("reference")]
-    processes = {name: Process(name, options) for name in names}
-    for process in processes.values():
-        for _ in range(WARM_UP):
-            process.ask("step")
+    processes: dict[str, Process] = {}
+    for name in names:
+        processes[name] = processes.get(PAIRS.get(name, "")) or Process(options)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in tqdm(range(options.repeats), unit="repetition"):
+    for repetition in tqdm(range(-WARM_UP, options.repeats), unit="repetition"):
         for name, process in processes.items():
-            times[name].append(process.ask("step"))
-    memory = {name: [process.ask("memory")] for name, process in processes.items()}
+            taken = process.ask(name)
+            if repetition >= 0:
+                times[name].append(taken)
+    for process in {*processes.values()}:
+        process.ask("memory")
+    memory = {name: [peak_memory(name, options)] for name in names}
     result = {
         "settings": vars(options) | {"torch": torch.__version__},
         "seconds": times,
