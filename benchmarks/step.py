@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 EPS, EPS_LOW, ALPHA, STEPS = 8 / 255, 7 / 255, 2 / 255, 10
 WARM_UP = 2
+SETTINGS = ("width", "batch_size", "device", "threads", "repeats", "fast")
 PAIRS = {"PART": "AT", "PART-T": "TRADES", "PART-M": "MART"}  # which share a process
 RATIOS = {  # name: (numerator, denominator, floor by counting operations)
     "PART/AT": ("PART", "AT", 24 / 23),
@@ -302,7 +303,7 @@ def main() -> None:
         process.ask("memory")
     memory = {name: [peak_memory(name, options)] for name in names}
     result = {
-        "settings": vars(options) | {"torch": torch.__version__},
+        "settings": {name: getattr(options, name) for name in SETTINGS} | {"torch": torch.__version__},
         "seconds": times,
         "ratios": ratios(times),
         "memory_mb": {name: values[0] for name, values in memory.items()},

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import report
 import reproduce
+import step
 import torch
 from budgets import BUDGETS, make_budget
 from matplotlib import colormaps
@@ -161,3 +162,19 @@ def test_the_report_fills_its_marks():
     filled = report.fill(report.fill(text, "x", "| new |"), "y", "| other |")
     assert filled == "a\n<!-- begin x -->\n| new |\n<!-- end x -->\n<!-- begin y -->\n| other |\n<!-- end y -->\n"
     assert report.fill(filled, "x", "| new |") == filled
+
+
+def test_steps_are_timed_side_by_side(tmp_path, monkeypatch, capsys):
+    """Two variants, two turns each: every ratio of theirs with its floor, and memory."""
+    path = tmp_path / "step.json"
+    options = "--width 4 --batch-size 8 --threads 1 --repeats 2 --only AT PART --json"
+    monkeypatch.setattr("sys.argv", ["step.py", *options.split(), str(path)])
+    step.main()
+    found = json.loads(path.read_text())
+    ours, theirs = (found["seconds"][name] for name in ("PART", "AT"))
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    assert set(found["ratios"]) == set(found["memory"]) == {"PART/AT"}
+    assert found["ratios"]["PART/AT"]["median"] == pytest.approx(sum(ratios) / 2)
+    assert found["ratios"]["PART/AT"]["floor"] == pytest.approx(24 / 23)
+    assert 50 < found["memory_mb"]["PART"] < 10_000
+    assert "| PART/AT |" in capsys.readouterr().out
