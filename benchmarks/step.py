@@ -6,10 +6,10 @@ Every variant has a process of its own, as its users have: what another one leav
 or faster. Only the two of a pair (AT and PART, TRADES and PART-T, MART and PART-M) share one, since processes differ by
 more than they do. All take turns, of a second or of one step where that takes longer; a repetition is one turn of each.
 Maps are timed as in training: before each comes a training pass, which is not timed. Ratios are those of one
-repetition; medians and extremes are quoted. Memory is the peak of a fresh process. The network is RobustBench's
-ResNet-18, of any width, on random 32x32 images: what is timed depends neither on weights nor on labels. `--reference`
-takes a checkout of the code that was published with the paper (github.com/tmlr-group/PART, which needs torchcam); on a
-CPU its calls of `.cuda()` do nothing.
+repetition; medians and extremes are quoted. Memory is the peak of a fresh process, for maps that of the training pass
+as well. The network is RobustBench's ResNet-18, of any width, on random 32x32 images: what is timed depends neither on
+weights nor on labels. `--reference` takes a checkout of the code that was published with the paper
+(github.com/tmlr-group/PART, which needs torchcam); on a CPU its calls of `.cuda()` do nothing.
 """
 
 import argparse
