@@ -41,6 +41,7 @@ class Scale:
         test: test images for the attacks; None: all.
         watched: test images on which natural and PGD-10 accuracy are followed over epochs.
         eps: l_inf radius of the test.
+        widest: largest radius to train with, where radii vary, in eighths of `eps`.
         attacks: what every cell is tested with; see `evaluate`.
         thorough: what the cells of the main table are tested with.
         seeds: seeds of every cell.
@@ -51,6 +52,7 @@ class Scale:
     test: int | None = None
     watched: int = 1000
     eps: float = 8 / 255
+    widest: float = 12
     attacks: tuple[str, ...] = ("natural", "pgd20", "mma", "autoattack")
     thorough: tuple[str, ...] = ("natural", "pgd20", "mma", "autoattack")
     seeds: tuple[int, ...] = (0, 1, 2)
