@@ -22,7 +22,16 @@ from part_plugin.data import preset
 from part_plugin.training import train
 
 SETTINGS = preset("digits", epochs=2, burn_in=1, steps=2, milestones=[1])
-TINY = harness.Scale({"digits": SETTINGS}, 64, 40, 20, 0.2, ("natural", "pgd20"), ("natural", "pgd20"), (0, 1))
+TINY = harness.Scale(
+    {"digits": SETTINGS},
+    samples=64,
+    test=40,
+    watched=20,
+    eps=0.2,
+    attacks=("natural", "pgd20"),
+    thorough=("natural", "pgd20"),
+    seeds=(0, 1),
+)
 
 
 @pytest.fixture(scope="module")
