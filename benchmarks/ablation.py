@@ -1,7 +1,7 @@
 """Where does PART's gain come from: from where the radius is lowered, or from lowering it at all?
 
     python benchmarks/ablation.py digits --jobs 2
-    python benchmarks/ablation.py cpu --root data --jobs 2 --seeds 0 1 2
+    python benchmarks/ablation.py cpu --root data --jobs 2 --seeds 0 1 2 --budgets aligned mean random
 
 Under equal training: plain adversarial training, PART, and PART's radii in other places (`budgets.BUDGETS`). Networks
 of one seed share their first weights, batches and random starts, so differences are taken seed by seed. The same
@@ -9,6 +9,7 @@ command again goes on where it was stopped, and cells that `reproduce.py` has fi
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -19,11 +20,11 @@ from scipy.stats import ttest_rel
 COMPARED = ("aligned", "mean", "random", "inverted", "published", "published misaligned")
 
 
-def grid(scale: Scale) -> list[Cell]:
+def grid(scale: Scale, budgets: Sequence[str] = COMPARED) -> list[Cell]:
     """Return AT, and PART with every budget, for every seed."""
     dataset = next(iter(scale.settings))
     return over_seeds(
-        scale, [cell(scale, dataset, "AT"), *(cell(scale, dataset, "PART", budget) for budget in COMPARED)]
+        scale, [cell(scale, dataset, "AT"), *(cell(scale, dataset, "PART", budget) for budget in budgets)]
     )
 
 
@@ -37,14 +38,20 @@ def table(cells: list[Cell], out: Path) -> pd.DataFrame:
         if one.id in records
     ]
     frame = pd.DataFrame(rows)
-    return frame[frame.groupby("seed")["budget"].transform("size") == 1 + len(COMPARED)]
+    complete = len(cells) // len({one.settings.seed for one in cells})
+    return frame[frame.groupby("seed")["budget"].transform("size") == complete]
+
+
+def budgets_of(frame: pd.DataFrame) -> list[str]:
+    """Return what is compared, AT first."""
+    return [name for name in ("AT", *COMPARED) if name in set(frame["budget"])]
 
 
 def differences(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Return the mean paired differences to `baseline` in points, with 95 % t-intervals over seeds."""
     wide = frame.set_index(["seed", "budget"]).unstack("budget")
     rows = []
-    for budget in ("AT", *COMPARED):
+    for budget in budgets_of(frame):
         if budget == baseline:
             continue
         row = {"budget": budget}
@@ -62,7 +69,7 @@ def markdown(frame: pd.DataFrame) -> str:
     seeds = frame["seed"].nunique()
     lines = [f"Mean accuracy in % over {seeds} seeds.", "", _header(attacks)]
     means = frame.groupby("budget")[attacks].mean()
-    for budget in ("AT", *COMPARED):
+    for budget in budgets_of(frame):
         lines.append(f"| {budget} | " + " | ".join(f"{value:.2f}" for value in means.loc[budget]) + " |")
     for baseline, name in (("AT", "AT"), ("aligned", "PART (aligned)")):
         lines += ["", f"Paired difference to {name} in points, 95 % interval over seeds.", "", _header(attacks)]
@@ -76,13 +83,21 @@ def _header(attacks: list[str]) -> str:
     return "| budget | " + " | ".join(attacks) + " |\n" + "|---" * (1 + len(attacks)) + "|"
 
 
+def add_budgets(made: argparse.ArgumentParser) -> None:
+    """Add the option that says what is compared."""
+    made.add_argument(
+        "--budgets", nargs="+", choices=COMPARED, default=COMPARED, help="compared with AT (default: all)"
+    )
+
+
 def main() -> None:
     """Run what is missing, print the tables."""
     made = parser(__doc__)
     made.add_argument("scale", choices=list(SCALES))
     add_changes(made)
+    add_budgets(made)
     options: argparse.Namespace = made.parse_args()
-    cells = grid(adapted(SCALES[options.scale], options))
+    cells = grid(adapted(SCALES[options.scale], options), options.budgets)
     run_grid(cells, options)
     if not options.list:
         print(markdown(table(cells, Path(options.out))))

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from harness import METHODS, Cell, Scale, merged, parser, read, tensors
 from matplotlib.figure import Figure
-from reproduce import CHOSEN, SCALES, adapted, add_changes, grid
+from reproduce import CHOSEN, SCALES, TABLES, adapted, add_changes, grid
 
 from part_plugin import PixelBudget
 from part_plugin.adapters.robustbench import load_checkpoint
@@ -212,11 +212,27 @@ def provenance(records: Sequence[dict], command: str) -> str:
     )
 
 
+def command(script: str, options: argparse.Namespace) -> str:
+    """Return the command that runs the cells of a table."""
+    changes = {name: getattr(options, name) for name in ("seeds", "samples", "width")}
+    if script == "ablation" and tuple(options.budgets) != ablation.COMPARED:
+        changes["budgets"] = options.budgets
+    given = [
+        f"--{name} {value if isinstance(value, int) else ' '.join(map(str, value))}"
+        for name, value in changes.items()
+        if value
+    ]
+    return " ".join([f"python benchmarks/{script}.py {options.scale}", *given])
+
+
 def tables_and_figures(scale: Scale, options: argparse.Namespace) -> tuple[dict[str, str], dict[str, Callable]]:
     """Return tables as text and figures to draw, by name."""
     records, tables, figures = read(Path(options.out)), {}, {}
     datasets = list(scale.settings)[:1]
-    for table in CHOSEN[options.scale]:
+    chosen = options.tables or (*CHOSEN[options.scale], "ablation")
+    for table in TABLES:
+        if table not in chosen:
+            continue
         cells = grid(scale, datasets, [table])
         frame = rows(cells, records, scale)
         if frame.empty:
@@ -232,14 +248,12 @@ def tables_and_figures(scale: Scale, options: argparse.Namespace) -> tuple[dict[
             figures[table] = lambda frame=frame, n=used[0]["test"]: draw_bars(frame, n)
         left = len(merged(cells)) - len(used)
         note = f" {left} cells have not run." if left else ""
-        tables[table] = f"{text}\n\n{provenance(used, f'python benchmarks/reproduce.py {options.scale}')}{note}"
-    cells = ablation.grid(scale)
+        tables[table] = f"{text}\n\n{provenance(used, command('reproduce', options))}{note}"
+    cells = ablation.grid(scale, options.budgets) if "ablation" in chosen else []
     used = [records[one.id] for one in cells if one.id in records]
     frame = ablation.table(cells, Path(options.out)) if used else pd.DataFrame()
     if len(frame):
-        tables["ablation"] = (
-            f"{ablation.markdown(frame)}\n\n{provenance(used, f'python benchmarks/ablation.py {options.scale}')}"
-        )
+        tables["ablation"] = f"{ablation.markdown(frame)}\n\n{provenance(used, command('ablation', options))}"
         if frame["seed"].nunique() > 1:
             figures["ablation"] = lambda: draw_ablation(frame)
     return tables, figures
@@ -257,6 +271,8 @@ def main() -> None:
     made.add_argument("scale", choices=list(SCALES))
     made.add_argument("--into", type=Path, default=HERE / "RESULTS.md")
     add_changes(made)
+    ablation.add_budgets(made)
+    made.add_argument("--tables", nargs="+", choices=[*TABLES, "ablation"], help="default: what fits the scale")
     options = made.parse_args()
     tables, figures = tables_and_figures(adapted(SCALES[options.scale], options), options)
     text = options.into.read_text(encoding="utf-8")
