@@ -50,7 +50,8 @@ def label(one: Cell, scale: Scale) -> str:
     parts = [one.method]
     parts += [one.budget] * (one.budget != "aligned")
     if settings.eps != usual.eps or settings.eps_low not in (usual.eps, usual.eps_low):
-        radii = (f"{8 * radius / scale.eps:g}" for radius in (settings.eps, settings.eps_low))
+        unit = "" if settings.dataset == "digits" else "/255"
+        radii = (f"{radius * (255 if unit else 1):g}{unit}" for radius in (settings.eps, settings.eps_low))
         parts.append("eps {}, eps_low {}".format(*radii))
     parts += [f"s = {settings.mask_every}"] * (settings.mask_every != usual.mask_every)
     parts += [settings.cam] * (settings.cam != usual.cam)
@@ -70,39 +71,42 @@ def rows(cells: Sequence[Cell], records: dict[str, dict], scale: Scale) -> pd.Da
     return pd.DataFrame(found)
 
 
-def published(row: str, attacks: Sequence[str]) -> list[float]:
-    """Return the paper's numbers for a row, of those attacks."""
-    return [value for name, value in zip(ATTACKS, PAPER.get(row, ()), strict=False) if name in attacks]
-
-
-def accuracy_table(frame: pd.DataFrame) -> str:
-    """Return mean (and deviation over seeds) of every row beside the paper's."""
+def accuracy_table(frame: pd.DataFrame, paper: dict[str, tuple] = PAPER) -> str:
+    """Return mean (and deviation over seeds) of every row, beside the paper's where there are any."""
     attacks = [name for name in ATTACKS if name in frame]
-    lines = [f"| method | seeds | {' | '.join(ATTACKS[a] for a in attacks)} | the paper's |"]
-    lines.append("|---" * (3 + len(attacks)) + "|")
+    columns = ["method", "seeds", *(ATTACKS[a] for a in attacks), *["the paper's"] * bool(paper)]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row, group in frame.groupby("row", sort=False):
-        shown = []
+        shown = [row, str(len(group))]
         for attack in attacks:
             values = group[attack].dropna()
             spread = f" ± {values.std():.2f}" if len(values) > 1 else ""
             shown.append(f"{values.mean():.2f}{spread}" if len(values) else "")
-        paper = " / ".join(f"{value:.2f}" for value in published(row, attacks))
-        lines.append(f"| {row} | {len(group)} | {' | '.join(shown)} | {paper} |")
+        if paper:
+            shown.append(" / ".join(f"{value:.2f}" for value in _of_attacks(paper.get(row, ()), attacks)))
+        lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
-def gains(frame: pd.DataFrame) -> str:
+def gains(frame: pd.DataFrame, paper: dict[str, tuple] = PAPER) -> str:
     """Return by how much each PART method differs from its plain one, here and in the paper."""
     attacks = [name for name in ATTACKS if name in frame]
     means = frame[frame["row"].isin(METHODS)].groupby("row")[attacks].mean()
     lines = [f"| difference in points | {' | '.join(ATTACKS[a] for a in attacks)} |", "|---" * (1 + len(attacks)) + "|"]
     for plain, ours in zip(METHODS[::2], METHODS[1::2], strict=True):
-        if {plain, ours} <= set(means.index):
-            here = " | ".join(f"{value:+.2f}" for value in means.loc[ours] - means.loc[plain])
-            paper = [a - b for a, b in zip(published(ours, attacks), published(plain, attacks), strict=True)]
-            lines.append(f"| {ours} - {plain}, here | {here} |")
-            lines.append(f"| {ours} - {plain}, paper | " + " | ".join(f"{value:+.2f}" for value in paper) + " |")
+        if not {plain, ours} <= set(means.index):
+            continue
+        found = {"here": means.loc[ours] - means.loc[plain]}
+        if paper:
+            pairs = zip(*(_of_attacks(paper[name], attacks) for name in (ours, plain)), strict=True)
+            found["paper"] = [a - b for a, b in pairs]
+        for where, values in found.items():
+            lines.append(f"| {ours} - {plain}, {where} | " + " | ".join(f"{value:+.2f}" for value in values) + " |")
     return "\n".join(lines)
+
+
+def _of_attacks(values: Sequence[float], attacks: Sequence[str]) -> list[float]:
+    return [value for name, value in zip(ATTACKS, values, strict=False) if name in attacks]
 
 
 def error(share: float, n: int) -> float:
@@ -229,6 +233,7 @@ def tables_and_figures(scale: Scale, options: argparse.Namespace) -> tuple[dict[
     """Return tables as text and figures to draw, by name."""
     records, tables, figures = read(Path(options.out)), {}, {}
     datasets = list(scale.settings)[:1]
+    paper = PAPER if datasets == ["cifar10"] else {}
     chosen = options.tables or (*CHOSEN[options.scale], "ablation")
     for table in TABLES:
         if table not in chosen:
@@ -238,9 +243,9 @@ def tables_and_figures(scale: Scale, options: argparse.Namespace) -> tuple[dict[
         if frame.empty:
             continue
         used = [records[one.id] for one in cells if one.id in records]
-        text = accuracy_table(frame)
+        text = accuracy_table(frame, paper)
         if table == "methods":
-            text += "\n\n" + gains(frame)
+            text += "\n\n" + gains(frame, paper)
             figures["tradeoff"] = lambda frame=frame, n=used[0]["test"]: draw_tradeoff(frame, n)
             figures["epochs"] = lambda cells=cells: draw_epochs(cells, records)
             figures["maps"] = lambda cells=cells: draw_maps(cells, records, options)

@@ -162,8 +162,8 @@ def test_rows_say_what_is_not_the_scales_own():
     named = {one.id: report.label(one, scale) for one in cells}
     assert len(set(named.values())) == len(named)
     assert {*harness.METHODS, "PART, s = 10", "PART, xgradcam", "PART, 20 steps", "AT, MMA"} <= set(named.values())
-    assert "PART, eps 12, eps_low 10" in named.values()
-    assert "PART, top-left lowered, eps 12, eps_low 6" in named.values()
+    assert "PART, eps 12/255, eps_low 10/255" in named.values()
+    assert "PART, top-left lowered, eps 12/255, eps_low 6/255" in named.values()
 
 
 def test_the_report_fills_its_marks():
