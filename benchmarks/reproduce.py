@@ -150,12 +150,14 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("scale", choices=list(SCALES))
     made.add_argument("--tables", nargs="+", choices=list(TABLES), help="default: what fits the scale")
+    made.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="default: all")
     made.add_argument("--datasets", nargs="+", choices=DATASETS, help="default: the first of the scale")
     add_changes(made)
     options = made.parse_args()
     scale = adapted(SCALES[options.scale], options)
     datasets = [name for name in options.datasets or () if name in scale.settings] or list(scale.settings)[:1]
-    run_grid(grid(scale, datasets, options.tables or CHOSEN[options.scale]), options)
+    cells = grid(scale, datasets, options.tables or CHOSEN[options.scale])
+    run_grid([one for one in cells if one.method in options.methods], options)
 
 
 if __name__ == "__main__":
