@@ -167,7 +167,7 @@ def draw_bars(frame: pd.DataFrame, n: int) -> Figure:
         errors = [error(value, n) for value in means]
         ax.errorbar(means, range(len(means)), xerr=errors, fmt="o", capsize=3)
         ax.set_yticks(range(len(means)), means.index, fontsize=8)
-        ax.set_xlabel(f"{ATTACKS[attack]} accuracy (%), bars: 95 % over {n} images", fontsize=8)
+        ax.set_xlabel(f"{ATTACKS[attack]} accuracy (%)\nbars: 95 % intervals over {n} images", fontsize=8)
         ax.grid(alpha=0.3)
     return figure
 
