@@ -235,9 +235,7 @@ def tables_and_figures(scale: Scale, options: argparse.Namespace) -> tuple[dict[
     datasets = list(scale.settings)[:1]
     paper = PAPER if datasets == ["cifar10"] else {}
     chosen = options.tables or (*CHOSEN[options.scale], "ablation")
-    for table in TABLES:
-        if table not in chosen:
-            continue
+    for table in (name for name in TABLES if name in chosen):
         cells = grid(scale, datasets, [table])
         frame = rows(cells, records, scale)
         if frame.empty:

@@ -79,8 +79,7 @@ def mma(scale: Scale, dataset: str) -> list[Cell]:
 
 def radii(scale: Scale, dataset: str) -> list[Cell]:
     """Figure 4: other radii. The text of the paper that we have lost its numbers; these are ours."""
-    lowered = [(8, low) for low in (4, 5, 6)] + [(12, low) for low in (8, 9, 10, 11)]  # (8, 7) is the usual one
-    pairs = [(8, 8), (8, 7), *lowered, (12, 12)]
+    pairs = [(8, low) for low in (8, 7, 4, 5, 6)] + [(12, low) for low in (8, 9, 10, 11, 12)]
     return [_with_radii(scale, dataset, *pair) for pair in pairs if pair[0] <= scale.widest]
 
 

@@ -47,8 +47,6 @@ RATIOS = {  # name: (numerator, denominator, floor by counting operations)
     "maps/reference": ("maps", "maps, reference", None),
     "PART/reference": ("PART", "PART, reference", None),
 }
-
-
 VARIANTS = {
     "AT": lambda bench: bench.step("at", eps_low=EPS),
     "PART": lambda bench: bench.step("at"),
