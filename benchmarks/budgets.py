@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib import colormaps
+from part_plugin.data import Preset
 from torch import Tensor, nn
 
 from part_plugin import FixedBudget, PixelBudget
 from part_plugin.cam import map_and_logits
-from part_plugin.data import Preset
 
 BUDGETS = {
     "aligned": "eps where the map of this very image is high: PART",

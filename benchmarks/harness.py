@@ -21,12 +21,12 @@ from pathlib import Path
 
 import torch
 from budgets import make_budget
+from part_plugin.data import Preset, as_tensors, augmentation, load_dataset
+from part_plugin.training import train
 from tqdm import tqdm
 
 from part_plugin import evaluate
 from part_plugin.adapters.robustbench import load_checkpoint
-from part_plugin.data import Preset, as_tensors, augmentation, load_dataset
-from part_plugin.training import train
 
 METHODS = ("AT", "PART", "TRADES", "PART-T", "MART", "PART-M")
 

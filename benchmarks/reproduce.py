@@ -16,7 +16,6 @@ import dataclasses
 from collections.abc import Sequence
 
 from harness import METHODS, Cell, Scale, cell, over_seeds, parser, run_grid
-
 from part_plugin.data import PRESETS, preset
 
 QUADRANTS = ("top-left", "top-right", "bottom-left", "bottom-right")

@@ -14,10 +14,10 @@ from statistics import median
 
 import numpy as np
 import torch
+from part_plugin.surrogate import lean
 
 from part_plugin import PART, class_activation_map
 from part_plugin.adapters.robustbench import ResNet18
-from part_plugin.surrogate import lean
 
 BASE = {"batch size": 16, "image side": 32, "width": 8, "classes": 10, "target layers": 1}
 RANGES = {

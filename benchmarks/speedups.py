@@ -14,11 +14,11 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
+from part_plugin.surrogate import in_parts, lean, logits_of, sped_up, undisturbed
 from step import seconds
 
 from part_plugin import class_activation_map
 from part_plugin.adapters.robustbench import ResNet18
-from part_plugin.surrogate import in_parts, lean, logits_of, sped_up, undisturbed
 
 STEPS = 5
 VARIANTS = {  # name: (options of `fast`, or None where the variant is not ours; predicted; why)

@@ -135,8 +135,9 @@ class Bench:
 
     def maps(self) -> None:
         """Compute the batch's maps as a training step does."""
-        from part_plugin import class_activation_map
         from part_plugin.surrogate import in_parts, lean
+
+        from part_plugin import class_activation_map
 
         with lean(self.model):
             in_parts(

@@ -9,12 +9,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .plugins import map_libraries
+
 __version__ = "0.1.0"
 
 _CORE = {
     "class_activation_map": "cam",
-    "PixelBudget": "budget",
+    "Budget": "budget",
     "FixedBudget": "budget",
+    "PixelBudget": "pixel_budget",
+    "Threshold": "rules",
+    "TopShare": "rules",
+    "Soft": "rules",
     "Objective": "objectives",
     "AT": "objectives",
     "TRADES": "objectives",
@@ -23,8 +29,8 @@ _CORE = {
 }
 _TORCHATTACKS = ("adapters.torchattacks", "torchattacks", "torchattacks")
 _ART = ("adapters.art", "art", "adversarial-robustness-toolbox tqdm")
-_ART_TRAINER = ("adapters.art_trainer", *_ART[1:])
-_ROBUSTBENCH = ("adapters.robustbench", "robustbench", "robustbench 'setuptools<81'")
+_CHECKPOINTS = ("recipes.checkpoints", "robustbench", "robustbench 'setuptools<81'")
+_GRADCAM = ("adapters.gradcam", "pytorch-grad-cam", "grad-cam")
 _EVALUATION = ("evaluation", "pyautoattack, pandas and scipy", "pyautoattack pandas scipy tqdm")
 _ADAPTERS = {  # public name -> module, toolkit, what pip installs
     "PixelPGD": _TORCHATTACKS,
@@ -34,11 +40,11 @@ _ADAPTERS = {  # public name -> module, toolkit, what pip installs
     "MMA": _TORCHATTACKS,
     "PixelProjectedGradientDescent": _ART,
     "PixelEvasionAttack": _ART,
-    "PARTTrainer": _ART_TRAINER,
-    "PARTTrainerTRADES": _ART_TRAINER,
-    "PARTTrainerMART": _ART_TRAINER,
-    "save_checkpoint": _ROBUSTBENCH,
-    "load_checkpoint": _ROBUSTBENCH,
+    "PARTTrainer": _ART,
+    "PARTTrainerTRADES": _ART,
+    "PARTTrainerMART": _ART,
+    "save_checkpoint": _CHECKPOINTS,
+    "load_checkpoint": _CHECKPOINTS,
     "evaluate": _EVALUATION,
 }
 __all__ = list(_CORE)  # what `import *` brings must not need a toolkit
@@ -70,21 +76,25 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_CORE, *_ADAPTERS})
 
 
+def _library_of_maps() -> Any:
+    return _import_adapter("class_activation_map with a pytorch-grad-cam class", *_GRADCAM)
+
+
+map_libraries.append(_library_of_maps)
+
 if TYPE_CHECKING:
+    from .adapters.art import PARTTrainer as PARTTrainer
+    from .adapters.art import PARTTrainerMART as PARTTrainerMART
+    from .adapters.art import PARTTrainerTRADES as PARTTrainerTRADES
     from .adapters.art import PixelEvasionAttack as PixelEvasionAttack
     from .adapters.art import PixelProjectedGradientDescent as PixelProjectedGradientDescent
-    from .adapters.art_trainer import PARTTrainer as PARTTrainer
-    from .adapters.art_trainer import PARTTrainerMART as PARTTrainerMART
-    from .adapters.art_trainer import PARTTrainerTRADES as PARTTrainerTRADES
-    from .adapters.robustbench import load_checkpoint as load_checkpoint
-    from .adapters.robustbench import save_checkpoint as save_checkpoint
     from .adapters.torchattacks import MMA as MMA
     from .adapters.torchattacks import PixelAttack as PixelAttack
     from .adapters.torchattacks import PixelMMA as PixelMMA
     from .adapters.torchattacks import PixelPGD as PixelPGD
     from .adapters.torchattacks import PixelTPGD as PixelTPGD
+    from .budget import Budget as Budget
     from .budget import FixedBudget as FixedBudget
-    from .budget import PixelBudget as PixelBudget
     from .cam import class_activation_map as class_activation_map
     from .evaluation import evaluate as evaluate
     from .objectives import AT as AT
@@ -92,3 +102,9 @@ if TYPE_CHECKING:
     from .objectives import TRADES as TRADES
     from .objectives import Objective as Objective
     from .part import PART as PART
+    from .pixel_budget import PixelBudget as PixelBudget
+    from .recipes.checkpoints import load_checkpoint as load_checkpoint
+    from .recipes.checkpoints import save_checkpoint as save_checkpoint
+    from .rules import Soft as Soft
+    from .rules import Threshold as Threshold
+    from .rules import TopShare as TopShare

@@ -1,108 +1,75 @@
 """How far each pixel may move: the one idea that every attack and trainer here shares.
 
 A budget is called with a model and a batch and answers with a tensor of l_inf radii, (N, 1, H, W)
-(or (N, C, H, W) for a fixed one), in the units of the images.
+or (N, C, H, W), in the units of the images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .cam import Layer, check_cam, map_and_logits
-from .checks import check_choice, check_eps_pair, class_indices
+from .checks import check_choice, check_eps_pair
 
 
-class PixelBudget:
-    """Full eps on the pixels that a class activation map calls important, eps_low elsewhere.
+class Budget(ABC):
+    """How far each pixel may move; subclass it for a budget of your own, or pass any object with `eps` and a call.
 
-    With L the map resized to (H, W), the weight is w = (L - mean(L)) / std(L) per image, a pixel is
-    important where w > threshold, and eps_i = eps there and eps_low elsewhere (PART, section 3.2).
-    A map without signal says nothing about its image, so that image keeps eps everywhere; `images`
-    and `no_signal` count the maps and how many of them were of that kind.
-
-    Args:
-        eps: largest perturbation of important pixels, in the images' units. (Default: 8/255)
-        eps_low: largest perturbation of the others; eps_low == eps needs no map. (Default: 7/255)
-        cam, target_layers, reshape_transform: see `class_activation_map`.
-        threshold: weight above which a pixel is important. (Default: 1.0)
-        target: class to map, "predicted" or "true". (Default: "predicted")
-
-    Raises:
-        ValueError: eps < 0, eps_low < 0, eps_low > eps, an unknown `cam` or `target`.
+    Attributes:
+        eps: largest radius, in the images' units.
+        eps_low: smallest radius; the same unless a subclass says otherwise.
+        has_weights: whether the radii come from a weight per pixel, as a map gives it, that PART can remember.
     """
 
-    def __init__(
-        self,
-        eps: float = 8 / 255,
-        eps_low: float = 7 / 255,
-        cam: str | type = "gradcam",
-        target_layers: Layer | Sequence[Layer] | None = None,
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
-        threshold: float = 1.0,
-        target: str = "predicted",
-    ):
-        check_eps_pair(eps, eps_low)
-        check_cam(cam)
-        self.eps, self.eps_low = eps, eps_low
-        self.cam = cam
-        self.target_layers = target_layers
-        self.reshape_transform = reshape_transform
-        self.threshold = threshold
-        self.target = check_choice("target", target, ("predicted", "true"))
-        self.reset_counts()
-
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the radius of every pixel, (N, 1, H, W), for images (N, C, H, W) and labels (N,)."""
-        if self.eps_low == self.eps:
-            return _uniform(images, self.eps)
-        return self.radii(self.important(model, images, labels), images)
-
-    def important(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return where the important pixels are, bool (N, 1, H, W); everywhere if there is no signal."""
-        return self.look(model, images, labels)[0]
-
-    def look(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return what `important` does, and the logits (N, K) that were computed on the way."""
-        classes = None
-        if self.target == "true":
-            if labels is None:
-                raise ValueError("labels=None does not go with target='true'; pass labels or target='predicted'")
-            classes = class_indices(labels, len(images))
-        maps, logits = map_and_logits(model, images, classes, self.cam, self.target_layers, self.reshape_transform)
-        deviation, mean = torch.std_mean(maps, dim=(1, 2, 3), keepdim=True, correction=0)
-        no_signal = deviation == 0
-        self.images += len(images)
-        self._no_signal = self._no_signal.to(maps.device) + no_signal.sum()
-        return ((maps - mean) > self.threshold * deviation) | no_signal, logits
-
-    def radii(self, important: Tensor, images: Tensor) -> Tensor:
-        """Return eps where `important`, eps_low elsewhere, in the dtype of `images`."""
-        check_eps_pair(self.eps, self.eps_low)
-        return torch.where(important, _uniform(images, self.eps), _uniform(images, self.eps_low))
+    has_weights = False
 
     @property
-    def no_signal(self) -> int:
-        """How many maps had no signal since the last `reset_counts`."""
-        return int(self._no_signal)
+    @abstractmethod
+    def eps(self) -> float:
+        """Largest radius."""
 
-    def reset_counts(self) -> None:
-        """Count `images` and `no_signal` from zero again."""
-        self.images = 0
-        self._no_signal = torch.zeros((), dtype=torch.long)  # a tensor: counting must not wait for a GPU
+    @property
+    def eps_low(self) -> float:
+        """Smallest radius."""
+        return self.eps
 
-    def __repr__(self) -> str:
-        cam = self.cam.__name__ if isinstance(self.cam, type) else self.cam
-        layers = "auto" if self.target_layers is None else _layer_names(self.target_layers)
-        return (
-            f"PixelBudget(eps={self.eps}, eps_low={self.eps_low}, cam={cam}, target_layers={layers}, "
-            f"threshold={self.threshold}, target={self.target})"
-        )
+    @abstractmethod
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the radius of every pixel.
+
+        Args:
+            model: network that returns logits (N, K).
+            images: (N, C, H, W), in the units of the radii.
+            labels: class indices (N,), where there are any.
+
+        Returns:
+            Radii in [0, eps] that broadcast to the images.
+        """
+
+    def weights(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the weight of every pixel and the logits (N, K); only where `has_weights`."""
+        raise NotImplementedError(f"{self!r} has no weights")
+
+    def radii_of(self, weights: Tensor, images: Tensor) -> Tensor:
+        """Return the radii that belong to weights; only where `has_weights`."""
+        raise NotImplementedError(f"{self!r} has no weights")
+
+    def radii(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return what a call does as (N, 1, H, W) or (N, C, H, W), in the dtype and on the device of the images.
+
+        Args:
+            model, images, labels: see `__call__`.
+
+        Raises:
+            ValueError: radii that are not finite, not in [0, eps], or do not broadcast to the images.
+        """
+        return checked_radii(self(model, images, labels), self.eps, images)
 
 
-class FixedBudget:
+class FixedBudget(Budget):
     """A budget that asks no model: one radius for all pixels, or a given radius for each.
 
     Args:
@@ -129,7 +96,16 @@ class FixedBudget:
 
     @classmethod
     def quadrant(cls, name: str, eps: float, eps_low: float, size: tuple[int, int]) -> FixedBudget:
-        """Full eps in one quarter of an image of `size` (H, W), eps_low in the rest (PART, Figure 1)."""
+        """Return full eps in one quarter of an image and eps_low in the rest (PART, Figure 1).
+
+        Args:
+            name: "top-left", "top-right", "bottom-left" or "bottom-right".
+            eps, eps_low: the two radii, in the images' units.
+            size: (H, W) of the images.
+
+        Raises:
+            ValueError: an unknown name, eps_low > eps, a negative radius.
+        """
         check_eps_pair(eps, eps_low)
         check_choice("name", name, ("top-left", "top-right", "bottom-left", "bottom-right"))
         height, width = size
@@ -139,29 +115,87 @@ class FixedBudget:
         radii[rows, columns] = eps
         return cls(radii)
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the radius of every pixel, (N, 1, H, W) or (N, C, H, W)."""
-        channels = self._radii.shape[-3] if self._radii.dim() >= 3 else 1
-        shape = (len(images), channels, *images.shape[2:])
-        try:
-            return self._radii.to(images.dtype).to(images.device).expand(shape)
-        except RuntimeError:
-            raise ValueError(
-                f"eps of shape {tuple(self._radii.shape)} does not fit images of shape {tuple(images.shape)}"
-            ) from None
+        return expanded(self._radii, images)
+
+    def radii(self, model: nn.Module | None, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return what a call does; the radii were checked when this budget was made."""
+        return self(model, images, labels)
 
     def __repr__(self) -> str:
         same = self.eps_low == self.eps
         return f"FixedBudget(eps={self.eps})" if same else f"FixedBudget({self.eps_low} to {self.eps})"
 
 
-Budget = PixelBudget | FixedBudget
+class AdoptedBudget(Budget):
+    """A user's object with `eps` and a call, as a budget."""
+
+    def __init__(self, inner: Any):
+        self.inner = inner
+
+    @property
+    def eps(self) -> float:
+        """Largest radius."""
+        return float(self.inner.eps)
+
+    @property
+    def eps_low(self) -> float:
+        """Smallest radius, if it has one of its own."""
+        return float(getattr(self.inner, "eps_low", self.eps))
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return what the object returns."""
+        radii: Tensor = self.inner(model, images, labels)
+        return radii
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
 
 
-def _uniform(images: Tensor, eps: float) -> Tensor:
+def checked_radii(radii: Any, eps: float, images: Tensor) -> Tensor:
+    """Return radii that came from a user as (N, 1, H, W) or (N, C, H, W), if images can be attacked within them.
+
+    Args:
+        radii: what a budget returned, broadcastable to the images.
+        eps: its largest radius.
+        images: (N, C, H, W).
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: not finite, not in [0, eps] but for rounding, or of another shape.
+    """
+    if not isinstance(radii, Tensor):
+        raise TypeError(f"budget returned a {type(radii).__name__}; a tensor of radii is needed")
+    lowest, highest = (float(value) for value in torch.aminmax(radii)) if radii.numel() else (0.0, 0.0)
+    if not (lowest >= 0 and highest <= eps * (1 + 1e-6)):  # false for NaN
+        raise ValueError(f"budget returned radii from {lowest:g} to {highest:g}; they must be in [0, eps={eps:g}]")
+    return expanded(radii, images).clamp(max=eps)
+
+
+def expanded(radii: Tensor, images: Tensor) -> Tensor:
+    """Return radii as (N, 1, H, W) or (N, C, H, W), in the dtype and on the device of the images (N, C, H, W)."""
+    channels = radii.shape[-3] if radii.dim() >= 3 else 1
+    try:
+        return radii.to(images.device, images.dtype).expand(len(images), channels, *images.shape[2:])
+    except RuntimeError:
+        raise ValueError(
+            f"radii of shape {tuple(radii.shape)} do not fit images of shape {tuple(images.shape)}"
+        ) from None
+
+
+def uniform(images: Tensor, eps: float) -> Tensor:
+    """Return one radius for every pixel of images (N, C, H, W), as (N, 1, H, W)."""
     return images.new_full((len(images), 1, *images.shape[2:]), eps)
 
 
-def _layer_names(layers: Layer | Sequence[Layer]) -> str:
-    listed = [layers] if isinstance(layers, (str, nn.Module)) else layers
-    return "+".join(layer if isinstance(layer, str) else type(layer).__name__ for layer in listed)
+def set_radius(budget: Budget, name: str, value: float | None) -> None:
+    """Set `eps` or `eps_low` of a budget on behalf of an attack.
+
+    Raises:
+        TypeError, ValueError: the budget cannot be changed, or not to this value.
+    """
+    try:
+        setattr(budget, name, value)
+    except AttributeError:
+        raise ValueError(f"{name}={value} cannot be set: {budget!r} keeps its radii; make a new attack") from None

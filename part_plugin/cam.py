@@ -6,25 +6,28 @@ autograd graph is built below that layer, nothing leaves the device, `.grad` is 
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from types import ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_batch, check_choice, check_class_range, class_indices
-from .surrogate import logits_of, network_of, undisturbed, without_wrappers
+from .checks import check_batch, check_class_range, class_indices
+from .network.isolation import eval_mode
+from .network.view import logits_of, without_wrappers
+from .plugins import map_libraries
+from .target_layers import ReshapeTransform, TargetLayers, as_maps, resolve_target_layers
 
-logger = logging.getLogger(__name__)
+MapSource = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""A source of maps: (model, images (N, C, H, W), classes (N,)) -> (N, h, w), (N, 1, h, w) or (N, C, h, w), any scale.
 
-Layer = str | nn.Module
+The model is in eval mode and takes the images as they are; what comes back is averaged over channels, resized and
+scaled here. Captum, torch-cam, attention rollout or saliency plug in so.
+"""
+Cam = str | type | MapSource
+Maps = Callable[[Tensor, Tensor], Tensor]
 
 
 def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -54,9 +57,9 @@ def class_activation_map(
     model: nn.Module,
     images: Tensor,
     classes: Tensor | None = None,
-    cam: str | type = "gradcam",
-    target_layers: Layer | Sequence[Layer] | None = None,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    cam: Cam = "gradcam",
+    target_layers: TargetLayers = None,
+    reshape_transform: ReshapeTransform | None = None,
 ) -> Tensor:
     """Return one map per image, (N, 1, H, W), scaled to [0, 1]; all zeros where a map has no signal.
 
@@ -66,13 +69,15 @@ def class_activation_map(
         model: network that returns logits (N, K); left exactly as it was.
         images: (N, C, H, W), floating point, as the model takes them.
         classes: (N,) class whose evidence is mapped; default: the predicted one.
-        cam: "gradcam", "xgradcam", "layercam", or any pytorch-grad-cam class or its name, which
-            runs through that library (slower).
-        target_layers: modules or dotted names; default: the last module with spatial extent.
+        cam: "gradcam", "xgradcam", "layercam"; any pytorch-grad-cam class or its name, which runs through that
+            library (slower); or a source of maps of your own, see `MapSource`.
+        target_layers: modules or dotted names; default: the last module with spatial extent. Not for your own source.
         reshape_transform: turns a layer's output into (N, C, h, w), as in pytorch-grad-cam.
 
     Raises:
+        TypeError: `images` that are no floating-point tensor, `target_layers` that are no layers.
         ValueError: unknown method or layer, a layer without spatial extent, a class out of range.
+        ImportError: `cam` is of pytorch-grad-cam, which is not installed.
     """
     return map_and_logits(model, images, classes, cam, target_layers, reshape_transform)[0]
 
@@ -81,112 +86,66 @@ def map_and_logits(
     model: nn.Module,
     images: Tensor,
     classes: Tensor | None = None,
-    cam: str | type = "gradcam",
-    target_layers: Layer | Sequence[Layer] | None = None,
-    reshape_transform: Callable[[Tensor], Tensor] | None = None,
+    cam: Cam = "gradcam",
+    target_layers: TargetLayers = None,
+    reshape_transform: ReshapeTransform | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return what `class_activation_map` does, and the logits (N, K) that were computed on the way."""
-    check_cam(cam)
+    check_cam(cam, target_layers, reshape_transform)
     check_batch(images)
     if classes is not None:
         classes = class_indices(classes, len(images))
     model = without_wrappers(model)
-    with undisturbed(model):
+    with eval_mode(model):
         images = images.detach().clone()  # a model may work in place on its input
-        layers = resolve_target_layers(model, target_layers, images)
-        if cam not in METHODS:
-            return _library(cam).library_map(model, images, classes, cam, list(layers.values()), reshape_transform)
-        recorded, logits = _record(model, images, classes, layers, reshape_transform)
-        maps = [_scale(_native_map(cam, *pair).relu()) for pair in recorded]
-        resized = [F.interpolate(m, images.shape[-2:], mode="bilinear", align_corners=False) for m in maps]
-        return _scale(torch.stack(resized).mean(0)), logits
+        if isinstance(cam, str) and cam in METHODS:
+            layers = resolve_target_layers(model, target_layers, images)
+            recorded, logits = _record(model, images, classes, layers, reshape_transform)
+            maps = [resized(scaled(METHODS[cam](*pair)[:, None].relu()), images) for pair in recorded]
+            return scaled(torch.stack(maps).mean(0)), logits
+        with torch.no_grad():
+            logits = logits_of(model, images)
+        classes = logits.argmax(1) if classes is None else classes.to(logits.device)
+        check_class_range(classes, logits.shape[1])
+        if isinstance(cam, (str, type)):
+            chosen = list(resolve_target_layers(model, target_layers, images).values())
+            return _library().library_maps(model, images, classes, cam, chosen, reshape_transform), logits
+        return scaled(resized(_checked(cam(model, images, classes), images), images)), logits
 
 
-def check_cam(cam: Any) -> None:
-    """Raise unless `cam` names a method: one of ours, or a pytorch-grad-cam class or its name."""
-    if not isinstance(cam, type) and cam not in METHODS:
-        check_choice("cam", cam, [*METHODS, *_library(cam).library_methods()])
-
-
-def _library(cam: str | type) -> ModuleType:
-    try:
-        return importlib.import_module("part_plugin.adapters.gradcam")
-    except ImportError as error:
-        raise ImportError(
-            f"cam={cam!r} needs pytorch-grad-cam, which is not installed: pip install grad-cam"
-        ) from error
-
-
-def resolve_target_layers(
-    model: nn.Module, target_layers: Layer | Sequence[Layer] | None, images: Tensor
-) -> dict[str, nn.Module]:
-    """Return the target layers by their dotted name; `None` finds the last one with spatial extent."""
-    network = network_of(model)
-    if target_layers is None:
-        by_size = _found.setdefault(network, {})
-        size = images.shape[1:]
-        if size not in by_size:
-            by_size[size] = _find_target_layer(model, network, images)
-            logger.info("target_layers=None: %r of %s is mapped", by_size[size], type(network).__name__)
-        return {by_size[size]: network.get_submodule(by_size[size])}
-    wanted = [target_layers] if isinstance(target_layers, (str, nn.Module)) else list(target_layers)
-    if not wanted:
-        raise ValueError("target_layers is empty; give at least one module or dotted name, or None")
-    return dict(_lookup(network, layer) for layer in wanted)
-
-
-_found: WeakKeyDictionary[nn.Module, dict[torch.Size, str]] = WeakKeyDictionary()
-
-
-def _lookup(network: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
-    modules = dict(network.named_modules())
-    if isinstance(layer, str):
-        parts = [part for part in layer.split(".") if part not in ("module", "_orig_mod")]
-        for name in (layer, ".".join(parts)):
-            if name and name in modules:
-                return name, modules[name]
-        near = difflib.get_close_matches(layer, modules, n=5, cutoff=0.0)
-        raise ValueError(f"target_layers={layer!r} is no module of the model; the nearest are {near}")
-    if not isinstance(layer, nn.Module):
-        raise TypeError(f"target_layers holds a {type(layer).__name__}; modules or dotted names are needed")
-    for name, module in modules.items():
-        if module is layer:
-            return name, module
-    raise ValueError(f"target_layers holds a {type(layer).__name__} that is not part of the model")
-
-
-def _find_target_layer(model: nn.Module, network: nn.Module, images: Tensor) -> str:
-    """Trace one image; the last module to finish with an (N, C, h, w) output, h * w > 1, wins."""
-    last: list[str] = []
-
-    def watch(name: str) -> Callable:
-        def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
-            if not isinstance(output, Tensor):
-                return
-            if output.dim() == 3:  # tokens: what came before them is no longer where decisions are made
-                last.clear()
-            elif output.dim() == 4 and output[0, 0].numel() > 1 and not _enlarges(inputs, output):
-                last[:] = [name]
-
-        return hook
-
-    with ExitStack() as hooks, torch.no_grad():
-        for name, module in network.named_modules():
-            if name:
-                hooks.callback(module.register_forward_hook(watch(name)).remove)
-        model(images[:1])
-    if not last:
-        raise ValueError(
-            f"target_layers=None: {type(network).__name__} has no module with an (N, C, h, w) output to map; "
-            "pass target_layers (and reshape_transform for tokens)"
+def check_cam(cam: Any, target_layers: Any = None, reshape_transform: Any = None) -> None:
+    """Raise unless `cam` is a source of maps: a method by its name, a pytorch-grad-cam class, or a function."""
+    if isinstance(cam, str) and cam in METHODS:
+        return
+    if isinstance(cam, (str, type)):
+        _library().check_library_method(cam, list(METHODS))
+    elif not callable(cam):
+        raise TypeError(
+            f"cam={cam!r} is a {type(cam).__name__}; a name, a pytorch-grad-cam class or a function "
+            "(model, images, classes) -> maps is needed"
         )
-    return last[0]
+    elif target_layers is not None or reshape_transform is not None:
+        raise ValueError("target_layers and reshape_transform do not go with a cam of your own, which needs none")
 
 
-def _enlarges(inputs: tuple, output: Tensor) -> bool:
-    """Whether a module repeats its input, as adaptive pooling does on images smaller than its grid."""
-    first = inputs[0] if inputs else None
-    return isinstance(first, Tensor) and first.dim() == 4 and first[0, 0].numel() < output[0, 0].numel()
+def cam_name(cam: Cam) -> str:
+    """Return a source of maps as `repr` shows it."""
+    return cam if isinstance(cam, str) else getattr(cam, "__name__", type(cam).__name__)
+
+
+def _library() -> Any:
+    return map_libraries[0]()
+
+
+def _checked(maps: Any, images: Tensor) -> Tensor:
+    """Return the maps of a user's own source as (N, 1, h, w), if they are maps of these images."""
+    shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+    if not isinstance(maps, Tensor) or maps.dim() not in (3, 4) or len(maps) != len(images):
+        raise ValueError(f"cam returned {shape}; maps (N, h, w) or (N, C, h, w) of the {len(images)} images are needed")
+    maps = maps.detach().to(images.device, torch.promote_types(maps.dtype, torch.float32))
+    maps = maps[:, None] if maps.dim() == 3 else maps.mean(1, keepdim=True)
+    largest = maps.abs().amax((1, 2, 3), keepdim=True)
+    return maps / largest.clamp_min(torch.finfo(maps.dtype).tiny)  # any scale: `scaled` is made for that of GradCAM
 
 
 def _record(
@@ -194,13 +153,13 @@ def _record(
     images: Tensor,
     classes: Tensor | None,
     layers: dict[str, nn.Module],
-    reshape_transform: Callable[[Tensor], Tensor] | None,
+    reshape_transform: ReshapeTransform | None,
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Return the activations at each layer and the gradients of the class scores there; and the logits."""
     recorded: dict[str, Tensor] = {}
 
-    def record(name: str) -> Callable:
-        def hook(module: nn.Module, inputs: tuple, output: Any) -> Tensor:
+    def recorder(name: str) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor:
             if not isinstance(output, Tensor):
                 raise ValueError(f"target layer {name!r} returns a {type(output).__name__}; a tensor is needed")
             torch.set_grad_enabled(True)  # from here on up; below, the forward pass runs without a graph
@@ -213,7 +172,7 @@ def _record(
 
     with ExitStack() as hooks, torch.no_grad():
         for name, module in layers.items():
-            hooks.callback(module.register_forward_hook(record(name)).remove)
+            hooks.callback(module.register_forward_hook(recorder(name)).remove)
         logits = logits_of(model, images)
     unreached = [name for name in layers if name not in recorded]
     if unreached:
@@ -224,8 +183,8 @@ def _record(
         if gradient is None:
             raise ValueError(f"the model's output does not depend on target layer {name!r}")
     pairs = [
-        tuple(_as_maps(name, tensor.detach(), reshape_transform) for tensor in pair)
-        for name, *pair in zip(layers, activations, gradients, strict=True)
+        (as_maps(name, activation.detach(), reshape_transform), as_maps(name, gradient, reshape_transform))
+        for name, activation, gradient in zip(layers, activations, gradients, strict=True)
     ]
     return pairs, logits.detach()
 
@@ -239,23 +198,14 @@ def _scores(logits: Tensor, classes: Tensor | None) -> Tensor:
     return logits.gather(1, classes.to(logits.device)[:, None]).sum()
 
 
-def _as_maps(name: str, tensor: Tensor, reshape_transform: Callable[[Tensor], Tensor] | None) -> Tensor:
-    if reshape_transform is not None:
-        tensor = reshape_transform(tensor)
-    if tensor.dim() != 4:
-        raise ValueError(
-            f"target layer {name!r} gives {tuple(tensor.shape)}; (N, C, h, w) is needed: pass reshape_transform"
-        )
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+def resized(maps: Tensor, images: Tensor) -> Tensor:
+    """Return maps (N, 1, h, w) at the size of the images, interpolated as pytorch-grad-cam does."""
+    return F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _native_map(cam: str, activations: Tensor, gradients: Tensor) -> Tensor:
-    return METHODS[cam](activations, gradients)[:, None]
-
-
-def _scale(maps: Tensor) -> Tensor:
+def scaled(maps: Tensor) -> Tensor:
     """Scale each map to [0, 1] as pytorch-grad-cam does; a map constant to rounding becomes zeros."""
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
     span = high - low
-    signal = span > 4 * torch.finfo(maps.dtype).eps * high  # false as well for NaN and infinity
+    signal = span > 4 * torch.finfo(maps.dtype).eps * torch.maximum(high, -low)  # false as well for NaN and infinity
     return torch.where(signal, (maps - low) / (span + 1e-7), torch.zeros_like(maps))

@@ -16,12 +16,17 @@ Clip = tuple[Any, Any]
 """Smallest and largest allowed pixel value: two numbers, or two tensors that broadcast to an image."""
 
 
-def check_number(name: str, value: float, low: float = 0.0, *, above: bool = False) -> float:
-    """Return `value` as a float if it is a finite number >= `low` (> `low` if `above`)."""
+def check_number(
+    name: str, value: float, low: float | None = 0.0, *, above: bool = False, high: float | None = None
+) -> float:
+    """Return `value` as a float if it is a finite number >= `low` (> `low` if `above`) and <= `high`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; a number is needed")
-    if not math.isfinite(value) or value < low or (above and value == low):
-        raise ValueError(f"{name}={value} is not allowed; it must be {'>' if above else '>='} {low:g}")
+    too_low = low is not None and (value < low or (above and value == low))
+    if not math.isfinite(value) or too_low or (high is not None and value > high):
+        bounds = [] if low is None else [f"{'>' if above else '>='} {low:g}"]
+        bounds += [] if high is None else [f"<= {high:g}"]
+        raise ValueError(f"{name}={value} is not allowed; it must be {' and '.join(bounds) or 'finite'}")
     return float(value)
 
 
@@ -41,12 +46,37 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     return value
 
 
-def check_eps_pair(eps: float, eps_low: float) -> None:
-    """Raise unless 0 <= eps_low <= eps."""
+def check_eps_pair(eps: float, eps_low: float | None) -> None:
+    """Raise unless 0 <= eps_low <= eps; an eps_low of None follows eps."""
     check_number("eps", eps)
+    if eps_low is None:
+        return
     check_number("eps_low", eps_low)
     if eps_low > eps:
         raise ValueError(f"eps_low={eps_low:g} is larger than eps={eps:g}; it must be <= eps")
+
+
+def check_clip(clip: Any) -> Clip:
+    """Return `clip` if it is two finite bounds, numbers or tensors, the first below the second."""
+    try:
+        low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in clip)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"clip={clip!r} is not a pair; (smallest, largest) pixel value is needed, e.g. (0, 1)"
+        ) from None
+    if not bool((low.isfinite() & high.isfinite() & (low < high)).all()):
+        raise ValueError(f"clip={clip!r} is not allowed; two finite bounds are needed, the first below the second")
+    return clip[0], clip[1]
+
+
+def check_within(name: str, radius: float, clip: Clip) -> float:
+    """Return a radius or step unless it is larger than the range of pixel values, as 8 is where 8/255 was meant."""
+    low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in clip)
+    span = float((high - low).max())
+    if radius > span * (1 + 1e-6):
+        meant = f"; did you mean {radius:g}/255?" if span <= 1 else ""
+        raise ValueError(f"{name}={radius:g} is larger than the range of the images, {span:g}{meant}")
+    return radius
 
 
 def parse_radius(name: str, value: float | str) -> float:

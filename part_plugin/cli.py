@@ -12,7 +12,9 @@ import typer
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from .data import DATASETS, PRESETS, as_tensors, augmentation, load_dataset, preset
+from .recipes.augmentation import augmentation
+from .recipes.datasets import DATASETS, as_tensors, load_dataset
+from .recipes.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation
@@ -68,7 +70,7 @@ def train(
 
     Example: part-plugin train small.pt --preset digits --set epochs=10 --set burn_in=3
     """
-    from .training import train
+    from .recipes.training import train
 
     chosen = preset(name, **_overrides(settings))
     augment = chosen.dataset != "digits" if augment is None else augment
@@ -118,10 +120,10 @@ def evaluate(
 
     Example: part-plugin evaluate part.pt --attacks natural,pgd20,mma --eps 8/255
     """
-    from .adapters.robustbench import load_checkpoint
     from .checks import check_count
     from .evaluation import compare as compare_results
     from .evaluation import evaluate
+    from .recipes.checkpoints import load_checkpoint
 
     check_count("--seeds", seeds)
     names = [path.stem for path in checkpoints]
@@ -197,16 +199,16 @@ def explain(
 
     Example: part-plugin explain at.pt part.pt cat.png dog.png --out explain.png
     """
-    from .adapters.robustbench import load_checkpoint
-    from .budget import PixelBudget
     from .checks import parse_radius
+    from .pixel_budget import PixelBudget
     from .plots import plot_budgets
+    from .recipes.checkpoints import load_checkpoint
 
     checkpoints = [path for path in checkpoints_and_images if path.suffix in (".pt", ".pth")]
     pictures = [path for path in checkpoints_and_images if path not in checkpoints]
     if not checkpoints or not pictures:
         raise ValueError("at least one checkpoint (.pt) and one picture are needed")
-    budget = PixelBudget(parse_radius("eps", eps), parse_radius("eps_low", eps_low), cam)
+    budget = PixelBudget(parse_radius("eps", eps), parse_radius("eps_low", eps_low), cam=cam)
     loaded = {path.stem: load_checkpoint(path) for path in checkpoints}
     shape = next(iter(loaded.values()))[1]["training"].get("image_shape")
     images = torch.stack([_picture(path, size or (shape and shape[-1])) for path in pictures])

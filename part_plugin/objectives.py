@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_class_range, check_number
-from .surrogate import logits_of
+from .network.view import logits_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -135,11 +135,27 @@ def kl_per_sample(logits: Tensor, other_logits: Tensor) -> Tensor:
     return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(1)
 
 
-def make_objective(objective: str | Objective, beta: float) -> Objective:
-    """Return the objective named "at", "trades" or "mart", or the instance itself."""
+def make_objective(objective: str | Objective, beta: float | None = None) -> Objective:
+    """Return the objective of that name, or the instance itself.
+
+    Args:
+        objective: "at", "trades", "mart" or an `Objective`.
+        beta: weight of the second term of TRADES and MART. (Default: 6.0)
+
+    Raises:
+        TypeError: neither a name nor an `Objective`.
+        ValueError: an unknown name, a `beta` that is not allowed or goes with an `Objective`, which has its own.
+    """
     if isinstance(objective, Objective):
+        if beta is not None:
+            raise ValueError(f"beta={beta} does not go with objective={objective!r}; give it to the objective")
         return objective
+    beta = check_number("beta", 6.0 if beta is None else beta)
     makers = {"at": AT, "trades": lambda: TRADES(beta), "mart": lambda: MART(beta)}
+    if not isinstance(objective, str):
+        raise TypeError(
+            f"objective={objective!r} is a {type(objective).__name__}; a name or an Objective instance is needed"
+        )
     if objective not in makers:
         raise ValueError(f"objective={objective!r} is not known; choose from {list(makers)} or pass an Objective")
     return makers[objective]()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .budget import PixelBudget
 from .cam import class_activation_map
 from .part import PART
+from .pixel_budget import PixelBudget
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,8 +18,8 @@ from budgets import BUDGETS, make_budget
 from matplotlib import colormaps
 
 from part_plugin import PixelBudget, class_activation_map
-from part_plugin.data import preset
-from part_plugin.training import train
+from part_plugin.recipes.presets import preset
+from part_plugin.recipes.training import train
 
 SETTINGS = preset("digits", epochs=2, burn_in=1, steps=2, milestones=[1])
 TINY = harness.Scale(
@@ -36,7 +36,7 @@ TINY = harness.Scale(
 
 @pytest.fixture(scope="module")
 def masks(cifar_net, photos):
-    return PixelBudget(0.2, 0.1).important(cifar_net, photos)
+    return PixelBudget(0.2, 0.1).weights(cifar_net, photos)[0]
 
 
 def radii(name, net, images):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from part_plugin import FixedBudget, PixelBudget, class_activation_map
+from part_plugin import FixedBudget, PixelBudget, Threshold, class_activation_map
 
 
 def test_the_weight_of_the_paper_decides(digits_net, batch):
@@ -23,7 +23,7 @@ def test_the_weight_of_the_paper_decides(digits_net, batch):
 
 
 def test_threshold_moves_the_boundary(digits_net, batch):
-    areas = [PixelBudget(threshold=t).important(digits_net, batch[0]).float().mean() for t in (0.0, 1.0, 2.0)]
+    areas = [PixelBudget(rule=Threshold(t)).weights(digits_net, batch[0])[0].float().mean() for t in (0.0, 1.0, 2.0)]
     assert areas[0] > areas[1] > areas[2] > 0
 
 
@@ -72,7 +72,7 @@ def test_copies_and_repr(digits_net, batch):
     budget = PixelBudget(target_layers=digits_net.features)
     assert repr(budget) == (
         f"PixelBudget(eps={8 / 255}, eps_low={7 / 255}, cam=gradcam, target_layers=Sequential, "
-        "threshold=1.0, target=predicted)"
+        "rule=Threshold(1), target=predicted)"
     )
     plain = PixelBudget()
     plain(digits_net, batch[0])

@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 import part_plugin.adapters.robustbench  # noqa: F401  (makes robustbench importable)
 from part_plugin import PixelBudget, class_activation_map
-from part_plugin.cam import _found, resolve_target_layers
+from part_plugin.target_layers import _found, resolve_target_layers
 
 LIBRARY = {"gradcam": GradCAM, "xgradcam": XGradCAM, "layercam": LayerCAM}
 
@@ -43,7 +43,7 @@ def test_maps_and_masks_agree_with_pytorch_grad_cam(network_and_layers, photos, 
 
         mean, std = theirs.mean((1, 2), keepdim=True), theirs.std((1, 2), keepdim=True, correction=0)
         weight = (theirs - mean) / std
-        mask = PixelBudget(cam=cam, target_layers=layers).important(net, photos)[:, 0]
+        mask = PixelBudget(cam=cam, target_layers=layers).weights(net, photos)[0][:, 0]
         decided = (weight - 1).abs() > 1e-4
         assert decided.float().mean() > 0.99
         assert torch.equal(mask[decided], weight[decided] > 1)

@@ -18,7 +18,10 @@ from torchvision.datasets import CIFAR10, SVHN
 
 from part_plugin import PART
 from part_plugin.adapters.robustbench import build_model
-from part_plugin.data import PRESETS, MovedMasks, as_tensors, augmentation, load_dataset, parse_radius, preset
+from part_plugin.checks import parse_radius
+from part_plugin.recipes.augmentation import MovedMasks, augmentation
+from part_plugin.recipes.datasets import as_tensors, load_dataset
+from part_plugin.recipes.presets import PRESETS, preset
 
 WNIDS = [f"n{number:08d}" for number in range(1000, 1200)]
 PADDED = ("cifar10", "svhn", "imagefolder")

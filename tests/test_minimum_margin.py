@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchattacks.attack import Attack
 
 from part_plugin import MMA, PART, FixedBudget, PixelAttack, PixelBudget, PixelMMA
-from part_plugin.pixel_ag import MinimumMargin, uniform_start
-from part_plugin.surrogate import ModelView, within_memory
+from part_plugin.attacks.minimum_margin import MinimumMargin
+from part_plugin.attacks.projection import uniform_start
+from part_plugin.network.batching import within_memory
+from part_plugin.network.view import ModelView
 
 EPS = 0.1
 MEAN, STD = [0.3], [0.4]

@@ -5,8 +5,9 @@ import torch
 from conftest import assert_untouched, snapshot
 from torch import nn
 
-from part_plugin import AT, PART, FixedBudget, Objective, PixelBudget, surrogate
-from part_plugin.surrogate import logits_of
+from part_plugin import AT, PART, FixedBudget, Objective, PixelBudget
+from part_plugin.network import batching
+from part_plugin.network.view import logits_of
 
 SETTINGS = {"eps": 0.2, "eps_low": 0.05, "alpha": 0.05, "steps": 5}
 
@@ -69,10 +70,10 @@ def test_masks_are_remembered_per_sample_between_renewals(digits_net, digits):
     assert made == [0, 64, 64, 64, 128, 128, 128, 192]  # burn-in, then maps in epochs 1, 4 and 7
 
     index = torch.tensor([40, 3, 17])
-    expected = part.budget.important(digits_net, x[index])
+    expected = part.budget.weights(digits_net, x[index])[0]
     nn.init.normal_(digits_net.head.weight)  # the remembered masks do not follow the weights
     assert torch.equal(part._remembered(digits_net, x[index], y[index], index), expected)
-    assert not torch.equal(part.budget.important(digits_net, x[index]), expected)
+    assert not torch.equal(part.budget.weights(digits_net, x[index])[0], expected)
 
 
 def test_remembered_masks_take_a_bit_per_pixel(digits_net, digits):
@@ -279,7 +280,7 @@ def test_a_criterion_of_ones_own(digits_net, batch):
 
 def test_repr():
     assert repr(PART("trades", eps=0.2, eps_low=0.1)) == (
-        "PART(TRADES(beta=6.0), PixelBudget(eps=0.2, eps_low=0.1, cam=gradcam, target_layers=auto, threshold=1.0, "
+        "PART(TRADES(beta=6.0), PixelBudget(eps=0.2, eps_low=0.1, cam=gradcam, target_layers=auto, rule=Threshold(1), "
         f"target=predicted), alpha={2 / 255}, steps=10, attack=pgd, burn_in=20, mask_every=1)"
     )
 
@@ -309,7 +310,7 @@ def test_masks_are_remembered_ahead_of_training(digits_net, batch):
     assert part.mask_of(100, (8, 8)).all()
     part.set_epoch(1)
     assert part.masks_due()
-    before, expected = snapshot(digits_net), part.budget.important(digits_net, *batch)
+    before, expected = snapshot(digits_net), part.budget.weights(digits_net, *batch)[0]
     part.remember(digits_net, *batch, index)
     assert_untouched(digits_net, before)
     assert not part.masks_due()
@@ -326,9 +327,9 @@ def test_masks_are_remembered_ahead_of_training(digits_net, batch):
 def test_attacked_in_parts_is_attacked_at_once(robust_net, batch, monkeypatch, objective, attack):
     """Rows do not meet in eval mode; parts of 1 and of 5 images give the examples of the whole batch."""
     found = []
-    largest = surrogate.VALUES_AT_ONCE // surrogate.rows_at_once(robust_net, batch[0])
+    largest = batching.VALUES_AT_ONCE // batching.rows_at_once(robust_net, batch[0])
     for rows in (1, 5, 32):
-        monkeypatch.setattr(surrogate, "VALUES_AT_ONCE", rows * largest)
+        monkeypatch.setattr(batching, "VALUES_AT_ONCE", rows * largest)
         part = PART(objective, eps=0.1, eps_low=0.05, alpha=0.025, steps=5, attack=attack, burn_in=0, seed=0)
         found.append(part.perturb(robust_net, *batch))
         assert part.attacked == 16 * (3 if attack == "mma" else 1)

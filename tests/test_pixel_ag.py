@@ -8,15 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from part_plugin.pixel_ag import (
-    change_of_variable,
-    gaussian_start,
-    pixel_ag,
-    project,
-    pull_back,
-    share,
-    uniform_start,
-)
+from part_plugin.attacks.change_of_variable import change_of_variable, pull_back
+from part_plugin.attacks.pixel_ag import pixel_ag
+from part_plugin.attacks.projection import gaussian_start, project, uniform_start
 
 
 def within(images, adv, radii, clip):
@@ -77,7 +71,7 @@ def test_the_change_of_variable_stays_in_the_budget_even_if_the_attack_does_not(
     images, radii, eps, clip, generator = problem
     noise = torch.rand(images.shape, generator=generator, dtype=torch.float64) * 2 - 1
     z = (images.double() + overshoot * eps * noise.sign()).clamp(*clip).to(images.dtype)
-    within(images, pull_back(images, z, radii, share(radii, eps), clip), radii, clip)
+    within(images, pull_back(images, z, radii, relative_radii(radii, eps), clip), radii, clip)
 
 
 @settings(max_examples=200)

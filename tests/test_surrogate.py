@@ -9,21 +9,25 @@ from conftest import SmallNet, assert_untouched, snapshot
 from torch import nn
 from torch._dynamo.utils import counters
 
-from part_plugin import PART, FixedBudget, PARTTrainer, PixelPGD, surrogate
+from part_plugin import PART, FixedBudget, PARTTrainer, PixelPGD
 from part_plugin.adapters.robustbench import build_model
-from part_plugin.surrogate import ModelView, check_fast, foldable_pairs, folded, lean, logits_of, sped_up, undisturbed
+from part_plugin.network import batching, fast
+from part_plugin.network.fast import accelerated, check_fast
+from part_plugin.network.fold import foldable_pairs, folded
+from part_plugin.network.isolation import eval_mode, frozen
+from part_plugin.network.view import ModelView, logits_of
 
 WIDE = ("robust_wide_resnet.RobustWideResNet", {"channel_configs": [4, 4, 8, 16], "depth_configs": [1, 1, 1]})
 
 
 def gradient(model, images, labels, *fast):
-    with undisturbed(model), lean(model), sped_up(model, images, fast) as attacked:
+    with eval_mode(model), frozen(model), accelerated(model, images, fast) as attacked:
         adv = images.clone().requires_grad_()
         return torch.autograd.grad(F.cross_entropy(logits_of(attacked, adv), labels), adv)[0]
 
 
 def plain_gradient(model, images, labels):
-    with undisturbed(model):
+    with eval_mode(model):
         adv = images.clone().requires_grad_()
         return torch.autograd.grad(F.cross_entropy(model(adv), labels), adv)[0]
 
@@ -40,11 +44,11 @@ def test_lean_is_the_same_gradient_and_leaves_no_trace(lived_in, batch):
     before, where = snapshot(lived_in), layout(lived_in)
     expected = plain_gradient(lived_in, *batch)
     assert distance(gradient(lived_in, *batch), expected) < 1e-6
-    with lean(lived_in):
+    with frozen(lived_in):
         assert not any(p.requires_grad for p in lived_in.parameters())
         assert lived_in.features[3].weight.is_contiguous(memory_format=torch.channels_last)
     assert layout(lived_in) == where
-    with pytest.raises(RuntimeError, match="in the middle"), lean(lived_in):
+    with pytest.raises(RuntimeError, match="in the middle"), frozen(lived_in):
         raise RuntimeError("in the middle")
     assert layout(lived_in) == where
     assert_untouched(lived_in, before)
@@ -235,7 +239,7 @@ def test_an_exception_in_a_folded_network(robust_net, batch):
 def test_the_map_shares_its_forward_pass_with_trades(digits_net, batch):
     """PART-T runs the network as often as TRADES does, and attacks from the same natural logits."""
     counts = {}
-    surrogate.rows_at_once(digits_net, batch[0])  # looks at one image, once for a network
+    batching.rows_at_once(digits_net, batch[0])  # looks at one image, once for a network
     for name, eps_low in (("TRADES", 0.1), ("PART-T", 0.08)):
         part = PART("trades", eps=0.1, eps_low=eps_low, alpha=0.03, steps=3, burn_in=0, target_layers="features")
         calls = []
@@ -247,7 +251,7 @@ def test_the_map_shares_its_forward_pass_with_trades(digits_net, batch):
     important, logits = part.budget.look(digits_net, *batch)
     with torch.no_grad():
         assert torch.equal(logits, digits_net(batch[0]))
-    assert torch.equal(important, part.budget.important(digits_net, *batch))
+    assert torch.equal(important, part.budget.weights(digits_net, *batch)[0])
 
 
 @pytest.mark.parametrize(
@@ -293,13 +297,13 @@ class Scripted(nn.Module):
         return self.body(self.stem(x))
 
 
-@pytest.mark.parametrize("around", [ModelView, lambda net: surrogate._Autocast(ModelView(net), torch.bfloat16)])
+@pytest.mark.parametrize("around", [ModelView, lambda net: fast._Autocast(ModelView(net), torch.bfloat16)])
 def test_rows_at_once_follow_the_largest_activation(lived_in, batch, monkeypatch, around):
     """32 channels of 8x8 in `lived_in`, of which 4 may be attacked at a time, whatever stands around the network."""
-    monkeypatch.setattr(surrogate, "VALUES_AT_ONCE", 4 * 32 * 64)
+    monkeypatch.setattr(batching, "VALUES_AT_ONCE", 4 * 32 * 64)
     before = snapshot(lived_in)
-    assert [surrogate.rows_at_once(around(lived_in), batch[0]) for _ in range(2)] == [4, 4]
+    assert [batching.rows_at_once(around(lived_in), batch[0]) for _ in range(2)] == [4, 4]
     assert_untouched(lived_in, before)
     images = torch.rand(16, 3, 8, 8)
-    assert surrogate.rows_at_once(Scripted(), images) == 16
-    assert surrogate.rows_at_once(lived_in, images.to("meta")) == 16  # not a CPU's memory
+    assert batching.rows_at_once(Scripted(), images) == 16
+    assert batching.rows_at_once(lived_in, images.to("meta")) == 16  # not a CPU's memory

@@ -7,8 +7,10 @@ import torch
 from torch.utils.data import Subset
 
 from part_plugin import PixelBudget, evaluate, load_checkpoint, training
-from part_plugin.data import as_tensors, augmentation, load_dataset, preset
-from part_plugin.training import train
+from part_plugin.recipes.augmentation import augmentation
+from part_plugin.recipes.datasets import as_tensors, load_dataset
+from part_plugin.recipes.presets import preset
+from part_plugin.recipes.training import train
 
 QUICK = {"epochs": 3, "burn_in": 1, "milestones": [2], "steps": 2}
 

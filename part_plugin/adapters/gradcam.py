@@ -10,8 +10,8 @@ from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from ..checks import check_class_range
-from ..surrogate import gradients_kept, logits_of
+from ..checks import check_choice
+from ..network.isolation import gradients_kept
 
 
 def library_methods() -> list[str]:
@@ -20,24 +20,34 @@ def library_methods() -> list[str]:
     return sorted(name for name, value in found if isinstance(value, type) and issubclass(value, BaseCAM))
 
 
-def library_map(
+def check_library_method(cam: str | type, own_methods: list[str]) -> None:
+    """Raise unless `cam` is a CAM class of pytorch-grad-cam or its name.
+
+    Raises:
+        ValueError: it is not; the message lists `own_methods` as well.
+    """
+    if isinstance(cam, str):
+        check_choice("cam", cam, [*own_methods, *library_methods()])
+    elif not issubclass(cam, BaseCAM):
+        raise ValueError(
+            f"cam={cam.__name__} is no CAM class; a name or a subclass of pytorch-grad-cam's BaseCAM is needed"
+        )
+
+
+def library_maps(
     model: nn.Module,
     images: Tensor,
-    classes: Tensor | None,
+    classes: Tensor,
     cam: str | type,
     target_layers: list[nn.Module],
     reshape_transform: Callable[[Tensor], Tensor] | None,
-) -> tuple[Tensor, Tensor]:
-    """Return the library's maps for a batch, (N, 1, H, W), on the device of `images`, and the logits.
+) -> Tensor:
+    """Return the library's maps for a batch, (N, 1, H, W) in [0, 1], on the device of `images`.
 
     The library fills `.grad` of every parameter and leaves its hooks on the model; here both are
     put back, also after an exception.
     """
     method = getattr(pytorch_grad_cam, cam) if isinstance(cam, str) else cam
-    with torch.no_grad():
-        logits = logits_of(model, images)
-    classes = logits.argmax(1) if classes is None else classes
-    check_class_range(classes, logits.shape[1])
     targets = [ClassifierOutputTarget(label) for label in classes.tolist()]
     with gradients_kept(model):
         maps = method(model=model, target_layers=target_layers, reshape_transform=reshape_transform)
@@ -46,4 +56,4 @@ def library_map(
             scaled = maps(input_tensor=images.requires_grad_(), targets=targets)
         finally:
             maps.activations_and_grads.release()
-    return torch.from_numpy(scaled)[:, None].to(images.device), logits
+    return torch.from_numpy(scaled)[:, None].to(images.device)

@@ -1,4 +1,4 @@
-"""What `evaluate` can run: the natural images, PGD, the minimum-margin attack, their adaptive forms, foreign attacks.
+"""What `evaluate` can run: the natural images, PGD, the minimum-margin attack, adaptive forms, toolkits' attacks.
 
 Each entry turns a batch into flags, one row of the result for each of its names. The random start
 of an image depends on the seed and the image alone, so that accuracies depend neither on the batch
@@ -20,10 +20,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..attacks.minimum_margin import MinimumMargin
+from ..attacks.pixel_ag import pixel_ag
 from ..budget import Budget, FixedBudget
+from ..network.batching import in_parts, within_memory
+from ..network.isolation import eval_mode, gradients_kept
 from ..objectives import AT, ascent
-from ..pixel_ag import MinimumMargin, pixel_ag
-from ..surrogate import gradients_kept, in_parts, undisturbed, within_memory
 from .autoattack import AutoAttack
 from .common import correct, device_of, fingerprint, random_start, seeded
 from .results import AttackResult, flags_from_text, flags_to_text
@@ -105,7 +107,7 @@ class Natural(ByBatch):
 
 
 @dataclass
-class Iterated(ByBatch):
+class IterativeAttack(ByBatch):
     """PGD or the minimum-margin attack under a budget; all numbers of steps asked for in one run.
 
     Attributes:
@@ -162,7 +164,7 @@ class Iterated(ByBatch):
 
 
 @dataclass
-class Foreign(ByBatch):
+class ToolkitAttack(ByBatch):
     """An attack of torchattacks or ART, made on the evaluated model or on another (a transfer attack)."""
 
     attack: Any
@@ -222,7 +224,7 @@ class Foreign(ByBatch):
     def run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Flags:
         """Return the flags of one batch."""
         began = time.perf_counter()
-        kept = nullcontext() if self.network is model else undisturbed(self.network)
+        kept = nullcontext() if self.network is model else eval_mode(self.network)
         with seeded(self.seed, images.device), kept, gradients_kept(self.network):
             adv = self._generate(images, labels) if self.of_art else self.attack(images, labels)
         adv = adv.detach().to(images)
@@ -242,7 +244,7 @@ class Foreign(ByBatch):
             )
 
 
-Entry = Natural | Iterated | Foreign | AutoAttack
+Entry = Natural | IterativeAttack | ToolkitAttack | AutoAttack
 
 _NAME = re.compile(r"(adaptive_)?(?:pgd([1-9]\d*)|mma([1-9]\d*)?)")
 KNOWN = "'natural', 'pgd20', 'mma', 'adaptive_pgd20', 'adaptive_mma20' (any number of steps), 'autoattack', 'gradients', 'corruptions', or an attack of torchattacks or ART"  # noqa: E501
@@ -258,7 +260,7 @@ def parse(attacks: Sequence[Any], eps: float, adaptive: Budget, seed: int) -> li
     entries: dict[Any, Entry] = {}
     for attack in attacks:
         if not isinstance(attack, str):
-            entry = _foreign(attack, seed)
+            entry = _toolkit_attack(attack, seed)
             name = entry.name
             entry.name += "" if name not in _names(entries) else f" {len(entries)}"
             entries[id(attack)] = entry
@@ -273,10 +275,10 @@ def parse(attacks: Sequence[Any], eps: float, adaptive: Budget, seed: int) -> li
             raise ValueError(f"attacks holds {attack!r}; choose from {KNOWN}")
         margin, is_adaptive = "mma" in attack, bool(found[1])
         budget = adaptive if is_adaptive else FixedBudget(eps)
-        entry = entries.setdefault((margin, is_adaptive), Iterated({}, margin, budget, eps / 4, seed))
+        entry = entries.setdefault((margin, is_adaptive), IterativeAttack({}, margin, budget, eps / 4, seed))
         entry.steps[attack] = int(found[2] or found[3] or 20)
     for entry in entries.values():
-        if isinstance(entry, Iterated):
+        if isinstance(entry, IterativeAttack):
             entry.steps = dict(sorted(entry.steps.items(), key=lambda item: item[1]))
     return list(entries.values())
 
@@ -285,13 +287,13 @@ def _names(entries: dict[Any, Entry]) -> list[str]:
     return [name for entry in entries.values() for name in entry.names]
 
 
-def _foreign(attack: Any, seed: int) -> Foreign:
+def _toolkit_attack(attack: Any, seed: int) -> ToolkitAttack:
     if hasattr(attack, "estimator") and hasattr(attack, "generate"):
         if attack.estimator.clip_values is None:
             raise ValueError(f"attacks holds {type(attack).__name__}, whose estimator has no clip_values; give it some")
-        return Foreign(attack, type(attack).__name__, seed)
+        return ToolkitAttack(attack, type(attack).__name__, seed)
     if isinstance(getattr(attack, "model", None), nn.Module) and hasattr(attack, "supported_mode"):
-        return Foreign(attack, str(attack.attack), seed)
+        return ToolkitAttack(attack, str(attack.attack), seed)
     raise TypeError(f"attacks holds a {type(attack).__name__}; choose from {KNOWN}")
 
 

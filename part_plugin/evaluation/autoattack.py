@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..surrogate import gradients_kept, logits_of, within_memory
+from ..network.batching import within_memory
+from ..network.isolation import gradients_kept
+from ..network.view import logits_of
 from .common import correct, device_of, seeded
 from .results import AttackResult, flags_from_text, flags_to_text
 from .state import State

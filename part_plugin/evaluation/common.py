@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..surrogate import logits_of
+from ..network.view import logits_of
 
 
 def device_of(model: nn.Module) -> torch.device:

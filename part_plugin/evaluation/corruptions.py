@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..checks import check_choice, check_class_range, check_count, check_images, check_number, class_indices
-from ..surrogate import logits_of, undisturbed
+from ..network.isolation import eval_mode
+from ..network.view import logits_of
 
 CORRUPTIONS = (
     "gaussian_noise",
@@ -260,7 +261,7 @@ def corruption_accuracy(
     else:
         batches, y, source = _from_files(Path(data_dir), corruptions, n_examples, batch_size)
     total = len(corruptions) * len(severities) * len(y)
-    with undisturbed(model), torch.no_grad(), tqdm(total=total, unit="img", leave=False, disable=not verbose) as bar:
+    with eval_mode(model), torch.no_grad(), tqdm(total=total, unit="img", leave=False, disable=not verbose) as bar:
         accuracies = [
             [_accuracy(model, batches(name, severity), y, bar) for severity in severities] for name in corruptions
         ]

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..budget import PixelBudget
 from ..checks import (
     check_choice,
     check_class_range,
@@ -26,8 +25,10 @@ from ..checks import (
     parse_radius,
     warn_of_unusual,
 )
-from ..surrogate import logits_of, undisturbed
-from .attacks import KNOWN, Entry, Foreign, check_evidence, parse
+from ..network.isolation import eval_mode
+from ..network.view import logits_of
+from ..pixel_budget import PixelBudget
+from .attacks import KNOWN, Entry, ToolkitAttack, check_evidence, parse
 from .common import device_of, digest, fingerprint
 from .corruptions import CorruptionResult, check_pictures, corruption_accuracy
 from .gradients import GradientChecks, gradient_checks
@@ -116,7 +117,7 @@ def evaluate(
     entries = _entries(attacks, eps, adaptive or PixelBudget(1.5 * eps, eps), seed)
     if "corruptions" in attacks and corruptions_dir is None:
         check_pictures(x)
-    with undisturbed(model):
+    with eval_mode(model):
         x, y = x.detach().cpu().clone(), y.cpu().clone()
         warnings = _examine(model, x[: min(batch_size, 8)].to(device_of(model)), y, strict)
         names = [_name(attack, entries) for attack in attacks]
@@ -158,7 +159,7 @@ def _name(attack: Any, entries: Sequence[Entry]) -> str:
     """Return the name of the row of an attack given by name or as an instance."""
     if isinstance(attack, str):
         return attack
-    return next(entry.name for entry in entries if isinstance(entry, Foreign) and entry.attack is attack)
+    return next(entry.name for entry in entries if isinstance(entry, ToolkitAttack) and entry.attack is attack)
 
 
 def _examine(model: nn.Module, images: Tensor, y: Tensor, strict: bool) -> list[str]:

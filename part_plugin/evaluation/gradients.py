@@ -13,12 +13,14 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..attacks.pixel_ag import pixel_ag
 from ..budget import FixedBudget
 from ..checks import check_class_range, check_count, check_images, check_number, class_indices, radius_text
+from ..network.batching import within_memory
+from ..network.isolation import eval_mode
+from ..network.view import logits_of
 from ..objectives import AT, ascent
 from ..part import PART
-from ..pixel_ag import pixel_ag
-from ..surrogate import logits_of, undisturbed, within_memory
 from .common import correct, device_of, random_start
 
 MULTIPLES = (1, 2, 3, 4)
@@ -130,16 +132,16 @@ def gradient_checks(
     x = torch.as_tensor(x)
     check_images(x)
     y = class_indices(y, len(x))
-    with undisturbed(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with eval_mode(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         x, y = x.detach().to(device).clone(), y.to(device).clone()
         with torch.no_grad():
             check_class_range(y, logits_of(model, x[:1]).shape[1])
         bar = tqdm(total=5, desc="gradient checks", unit="check", leave=False, disable=not verbose)
         with bar:
-            return _Laboratory(model, x, y, eps, steps, batch_size, seed, bar).checks(surrogate, samples)
+            return _Measurements(model, x, y, eps, steps, batch_size, seed, bar).checks(surrogate, samples)
 
 
-class _Laboratory:
+class _Measurements:
     """The measurements, all on the same images; flags are True where the model is right."""
 
     def __init__(
@@ -171,7 +173,7 @@ class _Laboratory:
     def transfer(self, white_box: np.ndarray, surrogate: nn.Module | None) -> Check:
         own = surrogate is None
         surrogate = self.train_surrogate() if own else surrogate
-        with undisturbed(surrogate):
+        with eval_mode(surrogate):
             foreign = self.flags(lambda x, y: self.attack(surrogate, x, y, self.eps))
         return Check(
             "black-box fools no more than white-box",
@@ -217,9 +219,9 @@ class _Laboratory:
         self, model: nn.Module, x: Tensor, y: Tensor, eps: float, alpha: float, steps: int, start: Tensor
     ) -> Tensor:
         radii = FixedBudget(eps)(model, x)
-        return pixel_ag(ascent(model, AT(), y), x, radii, alpha, steps, start, watch=self.watch)
+        return pixel_ag(ascent(model, AT(), y), x, radii, alpha, steps, start, on_first_gradient=self.count_missing)
 
-    def watch(self, gradient: Tensor) -> None:
+    def count_missing(self, gradient: Tensor) -> None:
         self.without_gradient += int((gradient.flatten(1).abs().amax(1) == 0).sum())
 
     def flags(self, make: Any, x: Tensor | None = None, y: Tensor | None = None) -> np.ndarray:

@@ -1,14 +1,10 @@
-"""The paper's datasets and settings: `load_dataset`, `as_tensors`, `preset`."""
+"""The paper's datasets as images in [0, 1]: `load_dataset`, `as_tensors`."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,19 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .cam import check_cam
-from .checks import (
-    check_choice,
-    check_count,
-    check_eps_pair,
-    check_images,
-    check_number,
-    parse_radius,
-    radius_text,
-    warn_of_unusual,
-)
-from .part import PART
-from .surrogate import check_fast
+from ..checks import check_choice, check_count, check_images
+from .augmentation import augmentation, import_torchvision
 
 DATASETS = ("cifar10", "svhn", "tinyimagenet", "digits", "imagefolder")
 Sample = tuple[str, int]
@@ -68,7 +53,7 @@ def load_dataset(
         if augment:
             raise ValueError("augment=True is not possible for 'digits'; their images have no room to be cropped")
         return _digits(split)
-    torchvision, folder = _torchvision(), Path(root).expanduser()
+    torchvision, folder = import_torchvision(), Path(root).expanduser()
     if name in ("cifar10", "svhn"):
         dataset = _checksummed(torchvision, name, folder, split, download)
     else:
@@ -77,48 +62,6 @@ def load_dataset(
         moves = augmentation(name, dataset[0][0].shape[1:])
         dataset.transform = torchvision.transforms.Compose([moves, dataset.transform])
     return dataset
-
-
-def augmentation(name: str, size: Sequence[int]) -> Callable:
-    """Return the moves of `load_dataset(name, augment=True)` for images of `size` (H, W).
-
-    A transform of torchvision's second version: it moves an image and its mask alike.
-    """
-    _torchvision()
-    transforms = importlib.import_module("torchvision.transforms.v2")
-    height, width = size
-    crop = transforms.RandomCrop((height, width), padding=(width // 8, height // 8))
-    return transforms.Compose([crop] if name == "svhn" else [crop, transforms.RandomHorizontalFlip()])
-
-
-class MovedMasks(Dataset):
-    """Samples (image, class, number, mask): augmented images with the remembered masks that moved with them.
-
-    Masks belong to the images as they are, and are moved by the very crop and flip of their image. Load with a new
-    iterator for each epoch, as `DataLoader` does by default, so that its workers know the masks of that epoch.
-
-    Args:
-        dataset: samples (image, class) that are not augmented, images (C, H, W).
-        part: the `PART` that remembers the masks; see `PART.remember`.
-        transform: joint transform of image and mask, such as `augmentation`; None leaves both as they are.
-    """
-
-    def __init__(self, dataset: Dataset, part: PART, transform: Callable | None = None):
-        self.dataset = dataset
-        self.part = part
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int, Tensor]:
-        image, label = self.dataset[index]
-        mask = self.part.mask_of(index, image.shape[1:])
-        if self.transform is not None:
-            tv_tensors = importlib.import_module("torchvision.tv_tensors")
-            image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
-            image, mask = (part.as_subclass(Tensor) for part in (image, mask))
-        return image, label, index, mask
 
 
 def as_tensors(dataset: Dataset, n: int | None = None, seed: int | None = None) -> tuple[Tensor, Tensor]:
@@ -184,16 +127,6 @@ class _InMemory(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.samples[index]
-
-
-def _torchvision() -> ModuleType:
-    try:
-        import torchvision
-    except Exception as error:  # built for another torch, it raises more than ImportError
-        raise ImportError(
-            f"load_dataset needs torchvision, which cannot be imported ({error}): pip install torchvision"
-        ) from error
-    return torchvision
 
 
 def _checksummed(torchvision: ModuleType, name: str, root: Path, split: str, download: bool) -> Dataset:
@@ -314,165 +247,3 @@ def _class_folders(torchvision: ModuleType, name: str, root: Path, folder: Path)
 def _reason(error: FileNotFoundError) -> str:
     """Return what torchvision found wrong with the class folders, without its list of file extensions."""
     return str(error).partition(". Supported")[0].rstrip(".")
-
-
-_RADII = ("eps", "eps_low", "alpha")
-
-
-@dataclass(frozen=True)
-class Preset:
-    """The settings of a training, as in the paper (PART, Appendix G); made by `preset`, printed one a line.
-
-    Attributes:
-        dataset: name for `load_dataset`.
-        num_classes: number of logits.
-        architecture, arguments: RobustBench's, see `part_plugin.adapters.robustbench.build_model`.
-        objective: "at", "trades" or "mart".
-        beta: weight of the second term of TRADES and MART.
-        eps, eps_low: l_inf radius of important and of other pixels, for images in [0, 1].
-        alpha: step size of the attack, for images in [0, 1].
-        steps: number of steps of the attack.
-        burn_in: number of first epochs with eps everywhere.
-        mask_every: masks are renewed every so many epochs.
-        cam: name of a method, see `class_activation_map`.
-        attack: "pgd" or "mma".
-        fast: options that make the attack cheaper and approximate, see `part_plugin.surrogate.FAST`.
-        epochs: number of epochs, burn-in included.
-        milestones: numbers of epochs after which the learning rate is divided by 10.
-        lr, momentum, weight_decay: of SGD.
-        batch_size: images in a batch.
-        seed: of everything random.
-    """
-
-    dataset: str
-    num_classes: int = 10
-    architecture: str = "resnet.ResNet18"
-    arguments: dict[str, Any] = field(default_factory=dict)
-    objective: str = "at"
-    beta: float = 6.0
-    eps: float = 8 / 255
-    eps_low: float = 7 / 255
-    alpha: float = 2 / 255
-    steps: int = 10
-    burn_in: int = 20
-    mask_every: int = 1
-    cam: str = "gradcam"
-    attack: str = "pgd"
-    fast: tuple[str, ...] = ()
-    epochs: int = 80
-    milestones: tuple[int, ...] = (60,)
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 2e-4
-    batch_size: int = 128
-    seed: int = 0
-
-    def __str__(self) -> str:
-        lines = []
-        for name, value in vars(self).items():
-            lines.append(f"{name} = {radius_text(value) if name in _RADII else value}")
-        return "\n".join(lines)
-
-
-PRESETS: dict[str, Preset] = {
-    "cifar10": Preset("cifar10"),
-    "svhn": Preset("svhn", alpha=1 / 255, weight_decay=3.5e-3),
-    # WideResNet-34-10 under another name: wide_resnet.WideResNet has the same weights, but pools windows of 8x8, which
-    # for images of 64x64 are four, and makes of each image four rows of logits; this one pools whatever there is.
-    "tinyimagenet": Preset(
-        "tinyimagenet",
-        num_classes=200,
-        architecture="robust_wide_resnet.RobustWideResNet",
-        arguments={"depth_configs": [5, 5, 5], "channel_configs": [16, 160, 320, 640], "num_classes": 200},
-        lr=0.02,
-        weight_decay=5e-4,
-        batch_size=512,
-    ),
-    # not of the paper: a network of 10,000 weights without strides, so that maps are as fine as the 8x8 images
-    "digits": Preset(
-        "digits",
-        architecture="robust_wide_resnet.RobustWideResNet",
-        arguments={"channel_configs": [8, 8, 16, 16], "depth_configs": [1, 1, 1], "stride_config": [1, 1, 1]},
-        eps=0.2,
-        eps_low=0.175,
-        alpha=0.05,
-        burn_in=5,
-        epochs=20,
-        milestones=(15,),
-        lr=0.05,
-        weight_decay=5e-4,
-        batch_size=32,
-    ),
-}
-
-_CHOICES = {"dataset": DATASETS, "objective": ("at", "trades", "mart"), "attack": ("pgd", "mma")}
-_LOWEST = {"num_classes": 2, "steps": 1, "burn_in": 0, "mask_every": 1, "epochs": 1, "batch_size": 1, "seed": 0}
-_KINDS = {"architecture": str, "cam": str, "arguments": dict, "milestones": (list, tuple), "fast": (str, list, tuple)}
-
-
-def preset(name: str, **overrides: Any) -> Preset:
-    """Return the paper's settings for a dataset (PART, Appendix G), with those in `overrides` changed.
-
-    Args:
-        name: "cifar10", "svhn" or "tinyimagenet"; or "digits", which is not in the paper and trains in a minute.
-        **overrides: any attribute of `Preset`; eps, eps_low and alpha also as "8/255". A new `architecture` starts
-            from no `arguments`, and `num_classes` is added to them.
-
-    Raises:
-        TypeError: a setting of the wrong type.
-        ValueError: an unknown name or setting, or settings that are not allowed or do not fit each other.
-    """
-    base = PRESETS[check_choice("name", name, tuple(PRESETS))]
-    for setting in overrides:
-        check_choice("setting", setting, [known.name for known in dataclasses.fields(Preset)])
-    checked = {setting: _check_setting(setting, value) for setting, value in overrides.items()}
-    if "architecture" in checked:
-        checked.setdefault("arguments", {})
-    settings = dataclasses.replace(copy.deepcopy(base), **checked)
-    check_eps_pair(settings.eps, settings.eps_low)
-    if settings.burn_in >= settings.epochs:
-        raise ValueError(
-            f"burn_in={settings.burn_in} leaves none of epochs={settings.epochs} for PART; it must be smaller"
-        )
-    warn_of_unusual(settings.eps)
-    given = overrides.get("arguments", {}).get("num_classes")
-    return dataclasses.replace(settings, arguments=_with_num_classes(settings, given))
-
-
-def _with_num_classes(settings: Preset, given: int | None) -> dict[str, Any]:
-    """Return the architecture's arguments with the number of classes in them."""
-    num_classes = settings.num_classes
-    if given not in (None, num_classes):
-        raise ValueError(f"arguments have num_classes={given}, and the setting is num_classes={num_classes}; give one")
-    if not settings.architecture.startswith("resnet."):
-        return settings.arguments | {"num_classes": num_classes}
-    if num_classes == 10:  # which RobustBench's ResNets have anyway
-        return settings.arguments
-    if settings.architecture != "resnet.ResNet18":
-        raise ValueError(
-            f"num_classes={num_classes} does not fit architecture {settings.architecture!r}, which has 10; choose "
-            "another, e.g. 'resnet.ResNet18'"
-        )
-    return settings.arguments | {"num_classes": num_classes}
-
-
-def _check_setting(name: str, value: Any) -> Any:
-    """Return the value of one setting in its own type, or raise."""
-    if name in _RADII:
-        return check_number(name, parse_radius(name, value), above=name == "alpha")
-    if name in _CHOICES:
-        return check_choice(name, value, _CHOICES[name])
-    if name in _LOWEST:
-        return check_count(name, value, _LOWEST[name])
-    if name not in _KINDS:
-        return check_number(name, value, above=name == "lr")
-    if not isinstance(value, _KINDS[name]):
-        needed = {"arguments": "dict", "milestones": "list of epochs", "fast": "list of options"}.get(name, "str")
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; a {needed} is needed")
-    if name == "cam":
-        check_cam(value)
-    if name == "fast":
-        return check_fast(value)
-    if name == "milestones":
-        return tuple(check_count(name, epoch) for epoch in value)
-    return copy.deepcopy(value)

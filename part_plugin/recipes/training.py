@@ -17,10 +17,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .adapters.robustbench import build_model, save_checkpoint, write_tensors
-from .budget import Budget
-from .data import MovedMasks, Preset
-from .part import PART
+from ..adapters.robustbench import build_model
+from ..budget import Budget
+from ..part import PART
+from .augmentation import MovedMasks
+from .checkpoints import save_checkpoint, write_tensors
+from .presets import Preset
 
 FORMAT = 1
 
@@ -34,7 +36,7 @@ def train(
     verbose: bool = True,
     transform: Callable | None = None,
     budget: Budget | None = None,
-    watch: Callable[[nn.Module], dict[str, float]] | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> nn.Module:
     """Train a network and write its checkpoint.
 
@@ -52,7 +54,7 @@ def train(
         verbose: show a progress bar.
         transform: joint transform of images and remembered masks, see `augmentation`. (Default: none)
         budget: budget to train with instead of the settings' own; its `repr` is kept with the settings.
-        watch: called with the network, in eval mode, after each epoch; what it returns joins the line in PATH.jsonl.
+        validate: called with the network, in eval mode, after each epoch; what it returns joins the line in PATH.jsonl.
 
     Returns:
         The trained network, in eval mode.
@@ -74,8 +76,8 @@ def train(
     with bar:
         while run.epoch < settings.epochs:
             record = run.train_epoch(bar)
-            if watch is not None:
-                record |= watch(run.model.eval())
+            if validate is not None:
+                record |= validate(run.model.eval())
             path.parent.mkdir(parents=True, exist_ok=True)
             write_tensors({"format": FORMAT, "settings": plain, **run.state()}, resume)
             Path(f"{path}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in run.history))

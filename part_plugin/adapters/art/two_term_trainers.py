@@ -1,0 +1,75 @@
+"""`PARTTrainerTRADES` and `PARTTrainerMART`: the objectives with a weight between two terms, as ART trainers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from art.attacks.attack import EvasionAttack
+from art.estimators.classification import PyTorchClassifier
+
+from ...checks import check_number
+from ...objectives import MART, TRADES, Objective
+from .classifier import classifier_criterion
+from .trainer import PARTTrainer
+
+
+class _TwoTermTrainer(PARTTrainer):
+    """What PART-T and PART-M share: the call shape of ART's TRADES trainer."""
+
+    def __init__(self, classifier: PyTorchClassifier, attack: EvasionAttack, beta: float = 6.0, **options: Any) -> None:
+        """
+        Create the trainer.
+
+        :param classifier: Model to train adversarially, a `PyTorchClassifier` with optimizer and `clip_values`.
+        :param attack: Attack on it. Of a plain PGD eps, eps_step and max_iter are used, with the loss and the start of
+                       the objective's paper; another l_inf attack is used as it is.
+        :param beta: The scaling factor controlling tradeoff between clean loss and adversarial loss.
+        :param options: eps_low, budget, burn_in, mask_every, fast, log_path and so on; see `PARTTrainer`.
+        """
+        self.beta = check_number("beta", beta)
+        super().__init__(classifier, [attack], 1.0, **options)
+
+    def fit(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        batch_size: int = 128,
+        nb_epochs: int = 20,
+        scheduler: Any = None,
+        *,
+        drop_last: bool = False,
+        verbose: bool = True,
+    ) -> None:
+        """Train the model; the arguments are those of `PARTTrainer.fit` in the order of ART's TRADES trainer."""
+        super().fit(
+            x, y, batch_size, nb_epochs,
+            validation_data=validation_data, scheduler=scheduler, drop_last=drop_last, verbose=verbose,
+        )  # fmt: skip
+
+
+class PARTTrainerTRADES(_TwoTermTrainer):
+    """
+    Class performing PART-T: TRADES with a radius per pixel. Takes the place of `AdversarialTrainerTRADESPyTorch`.
+
+    | Paper link: https://arxiv.org/abs/2406.00685 (PART), https://arxiv.org/abs/1901.08573 (TRADES)
+    """
+
+    _name = "PART-T"
+
+    def _objective(self) -> Objective:
+        return TRADES(self.beta, classifier_criterion(self._classifier))
+
+
+class PARTTrainerMART(_TwoTermTrainer):
+    """
+    Class performing PART-M: MART with a radius per pixel, in the call shape of ART's TRADES trainer.
+
+    | Paper link: https://arxiv.org/abs/2406.00685 (PART), https://openreview.net/forum?id=rklOg6EFwS (MART)
+    """
+
+    _name = "PART-M"
+
+    def _objective(self) -> Objective:
+        return MART(self.beta)

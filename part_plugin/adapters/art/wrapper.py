@@ -1,0 +1,110 @@
+"""`PixelEvasionAttack`: any other l_inf attack of ART with a radius per pixel; `lift` makes it or a Pixel-AG PGD."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from art.attacks.attack import EvasionAttack
+from art.attacks.evasion import BasicIterativeMethod, ProjectedGradientDescent, ProjectedGradientDescentPyTorch
+from art.estimators.classification import PyTorchClassifier
+from torch import Tensor, nn
+
+from ...attacks.change_of_variable import change_of_variable, pull_back
+from ...attacks.projection import relative_radii
+from ...budget import set_radius
+from ...network.isolation import gradients_kept
+from ...pixel_budget import BudgetOptions, make_budget
+from .base import PixelEvasionBase, check_linf
+from .classifier import check_classifier, classifier_clip
+from .pgd import PixelProjectedGradientDescent
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class PixelEvasionAttack(PixelEvasionBase):
+    """
+    Any l_inf attack of ART with a radius per pixel, by a change of variable: the attack runs, unchanged, on
+    g(z) = f(x + m * (z - x)) with m = radius / eps, and its result z becomes x + m * (z - x).
+
+    | Paper link: https://arxiv.org/abs/2406.00685
+    """
+
+    attack_params = [*EvasionAttack.attack_params, "eps", "eps_low", "budget", "batch_size", "verbose"]
+    _estimator_requirements = (PyTorchClassifier,)
+
+    def __init__(
+        self,
+        attack: EvasionAttack,
+        *,
+        eps_low: float | None = None,
+        budget: Any = None,
+        **options: Unpack[BudgetOptions],
+    ) -> None:
+        """
+        Create a :class:`.PixelEvasionAttack` instance.
+
+        :param attack: An attack with `norm` infinity and a number `eps`; its batch size is kept.
+        :param eps_low: Maximum perturbation of unimportant pixels; default 7/8 of `attack.eps`.
+        :param budget: A budget to use instead of one made from the arguments; see `part_plugin.budget.Budget`.
+        :param options: cam, target_layers, reshape_transform, rule, target; see `PixelBudget`.
+        """
+        if not isinstance(attack, EvasionAttack):
+            raise TypeError(f"attack is a {type(attack).__name__}; an ART EvasionAttack is needed")
+        if isinstance(attack, PixelEvasionBase):
+            raise ValueError(f"attack is a {type(attack).__name__}, which has a budget per pixel already")
+        check_classifier(attack.estimator)
+        eps = getattr(attack, "eps", None)
+        check_linf(getattr(attack, "norm", None), eps, type(attack).__name__)
+        self.budget = make_budget(eps, eps_low, budget, **options)
+        if self.budget.eps > eps:
+            raise ValueError(f"budget reaches {self.budget.eps:g}, further than eps={eps:g} of {type(attack).__name__}")
+        self.attack = attack
+        super().__init__(estimator=attack.estimator)
+        self.batch_size = getattr(attack, "batch_size", 32)
+        self.verbose = False
+        self._targeted = bool(attack.targeted)
+
+    @property
+    def eps(self) -> float:
+        """Radius of the wrapped attack, that of the important pixels."""
+        return self.attack.eps
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        set_radius(self.budget, "eps", value)
+        self.attack.set_params(eps=value)
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace("(", f"[{type(self.attack).__name__}](", 1)
+
+    def craft(self, view: nn.Module, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
+        """Return the adversarial examples of one batch within `radii`."""
+        mask = relative_radii(radii, self.eps)
+        module = self.estimator._model
+        with gradients_kept(module), change_of_variable(module, view.preprocess(images), mask):
+            z = self.attack.generate(images.cpu().numpy(), labels.cpu().numpy())
+        z = torch.from_numpy(z).to(images)
+        return pull_back(images, z, radii, mask, classifier_clip(self.estimator))
+
+
+def lift(attack: Any, **options: Any) -> PixelEvasionBase:
+    """Return the Pixel-AG form of an ART attack; one that has a budget already is returned as it is.
+
+    A plain PGD becomes `PixelProjectedGradientDescent` with the same settings, another l_inf attack
+    is wrapped in `PixelEvasionAttack`, and what can be neither is refused by name.
+
+    :param options: eps_low, cam, target_layers, budget and so on.
+    """
+    if isinstance(attack, PixelEvasionBase):
+        return attack
+    if not isinstance(attack, EvasionAttack):
+        raise TypeError(f"attacks holds a {type(attack).__name__}; ART EvasionAttack instances are needed")
+    inner = getattr(attack, "_attack", attack)
+    plain = (ProjectedGradientDescent, ProjectedGradientDescentPyTorch, BasicIterativeMethod)
+    if type(attack) not in plain or inner.decay is not None or inner.random_eps:
+        return PixelEvasionAttack(attack, **options)
+    kept = ("norm", "eps", "eps_step", "max_iter", "targeted", "num_random_init", "batch_size", "verbose")
+    settings = {name: getattr(attack, name) for name in kept}
+    return PixelProjectedGradientDescent(attack.estimator, **settings, **options)

@@ -1,0 +1,88 @@
+"""What the attacks of this folder share: a budget, input checks, and a model left as it was found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchattacks.attack import Attack
+
+from ...budget import Budget, set_radius
+from ...checks import check_images, check_number, check_within, class_indices
+from ...network.isolation import eval_mode
+from ...network.view import ModelView, logits_of
+
+UNIT = (0.0, 1.0)
+"""Range of pixel values in torchattacks."""
+_RANGE_HINT = "; call set_normalization_used(mean, std) or move the normalisation into the model"
+
+
+class PixelAttackBase(Attack):
+    """What the attacks here share: a budget, input checks, and a model left as it was found."""
+
+    def __init__(self, name: str, model: nn.Module, budget: Budget):
+        check_within("eps", budget.eps, UNIT)
+        super().__init__(name, model)
+        self.budget = budget
+
+    @property
+    def eps(self) -> float:
+        """Largest radius, that of the important pixels."""
+        return self.budget.eps
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        set_radius(self.budget, "eps", check_within("eps", check_number("eps", value), UNIT))
+
+    @property
+    def eps_low(self) -> float:
+        """Radius of the other pixels."""
+        return self.budget.eps_low
+
+    @eps_low.setter
+    def eps_low(self, value: float | None) -> None:
+        set_radius(self.budget, "eps_low", value)
+
+    def __call__(self, inputs: Tensor, labels: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        """Return adversarial examples; see `torchattacks.attack.Attack.__call__`."""
+        self._follow_model()
+        applied = self._normalization_applied
+        try:
+            with eval_mode(self.model):
+                return super().__call__(inputs, labels, *args, **kwargs)
+        finally:
+            if self._normalization_applied is not applied:
+                self._set_normalization_applied(applied)
+
+    def save(self, *args: Any, **kwargs: Any) -> Any:
+        """Save adversarial inputs from a data loader; see `torchattacks.attack.Attack.save`."""
+        with eval_mode(self.model):
+            return super().save(*args, **kwargs)
+
+    def _follow_model(self) -> None:
+        """Work where the model is now, which need not be where it was when the attack was made."""
+        device = next((parameter.device for parameter in self.model.parameters()), self.device)
+        if device != self.device:
+            self.set_device(device)
+
+    def _view(self) -> ModelView:
+        """The model in the units of the images, [0, 1]."""
+        return ModelView(self.model, self.normalize if self._normalization_applied is False else None)
+
+    def _images(self, images: Tensor) -> Tensor:
+        """Return a copy of the images on the model's device, if they are what they should be."""
+        check_images(images, hint=_RANGE_HINT)
+        return images.clone().detach().to(self.device)
+
+    def _labels(self, labels: Tensor | None, images: Tensor) -> Tensor:
+        """Return class indices on the model's device; without labels the predicted classes."""
+        if labels is None:
+            with torch.no_grad():
+                return logits_of(self._view(), images).argmax(1)
+        return class_indices(labels, len(images)).clone().detach().to(self.device)
+
+
+def check_alpha(alpha: float) -> float:
+    """Return a step size if it is one for images in [0, 1]."""
+    return check_within("alpha", check_number("alpha", alpha, above=True), UNIT)

@@ -1,0 +1,1 @@
+"""Adversarial examples under a radius of their own for every pixel."""

@@ -1,0 +1,50 @@
+"""Pixel-AG (PART, section 3.2): projected gradient ascent in which every pixel has a radius of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..checks import Clip
+from .projection import project
+
+
+def pixel_ag(
+    loss: Callable[[Tensor], Tensor],
+    images: Tensor,
+    radii: Tensor,
+    alpha: float,
+    steps: int,
+    start: Tensor | None = None,
+    clip: Clip = (0.0, 1.0),
+    on_first_gradient: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Maximise loss(x + d) subject to |d_i| <= radii_i and clip[0] <= x + d <= clip[1] (Eq. 4).
+
+    Each step is d <- clip(d + alpha * sign(gradient), -radii, radii), then x + d is clipped to the
+    allowed range. The paper writes a product with a mask instead of the element-wise clip; the
+    feasible set is the same, and the clip is its projection.
+
+    Args:
+        loss: images (N, C, H, W) -> scalar, differentiable.
+        images: x, (N, C, H, W).
+        radii: broadcasts to x, >= 0, in the units of x.
+        alpha: step size, in the units of x.
+        steps: number of gradient steps.
+        start: first iterate, inside the budget; default: x itself.
+        clip: allowed range of x + d.
+        on_first_gradient: called with the first gradient, (N, C, H, W), to count samples that have none.
+
+    Returns:
+        x + d, (N, C, H, W), detached.
+    """
+    adv = (images if start is None else start).detach().clone()
+    for step in range(steps):
+        adv.requires_grad_()
+        gradient = torch.autograd.grad(loss(adv), adv)[0]
+        if step == 0 and on_first_gradient is not None:
+            on_first_gradient(gradient)
+        adv = project(images, adv.detach() + alpha * gradient.sign(), radii, clip).detach()
+    return adv

@@ -1,0 +1,64 @@
+"""The network under its wrappers, behind its normalisation, and the logits that it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class ModelView(nn.Module):
+    """A network behind its input normalisation: `view(images)` is `module(preprocess(images))`.
+
+    Lets a map and an attack work in the images' own units on a network that wants other ones.
+    """
+
+    def __init__(self, module: nn.Module, preprocess: Callable[[Tensor], Tensor] | None = None):
+        super().__init__()
+        self.module = module
+        self.preprocess = preprocess
+
+    def forward(self, images: Tensor) -> Any:
+        """Return what the network makes of images (N, C, H, W)."""
+        return self.module(images if self.preprocess is None else self.preprocess(images))
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits (N, K) of a model whose output is a tensor, a tuple or has a field `logits`."""
+    output = model(images)
+    if isinstance(output, dict) and "logits" in output:
+        output = output["logits"]
+    elif isinstance(getattr(output, "logits", None), Tensor):
+        output = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images):
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"the model's output is {found}; logits of shape ({len(images)}, K) are needed")
+    return output
+
+
+def without_replicas(model: nn.Module) -> nn.Module:
+    """Return the module inside DataParallel or DistributedDataParallel.
+
+    An attack through the wrapper would broadcast buffers at every step.
+    """
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    return model
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """Return the network under replicas and `torch.compile`, on whose submodules hooks do fire."""
+    if isinstance(model, ModelView):
+        return ModelView(without_wrappers(model.module), model.preprocess)
+    model = without_replicas(model)
+    compiled_from = getattr(model, "_orig_mod", None)
+    return model if compiled_from is None else without_wrappers(compiled_from)
+
+
+def network_of(model: nn.Module) -> nn.Module:
+    """Return the innermost network: the one in which target layers are named."""
+    model = without_wrappers(model)
+    return network_of(model.module) if isinstance(model, ModelView) else model

@@ -1,0 +1,105 @@
+"""Map -> weight: how much of the radius between eps_low and eps a pixel gets.
+
+A rule is any function of maps (N, 1, H, W) in [0, 1] that returns weights (N, 1, H, W), bool or in [0, 1]; the radius
+of a pixel is eps_low + weight * (eps - eps_low).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checks import check_number
+
+Rule = Callable[[Tensor], Tensor]
+
+
+class Threshold:
+    """The paper's rule: 1 where the standardised map (L - mean(L)) / std(L) is above a threshold, else 0 (section 3.2).
+
+    Args:
+        threshold: in standard deviations of the map. (Default: 1.0, the paper's)
+
+    Raises:
+        TypeError: no number.
+        ValueError: not finite.
+    """
+
+    def __init__(self, threshold: float = 1.0):
+        self.threshold = check_number("threshold", threshold, low=None)
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Return where maps (N, 1, H, W) are high, bool."""
+        deviation, mean = torch.std_mean(maps, dim=(1, 2, 3), keepdim=True, correction=0)
+        return (maps - mean) > self.threshold * deviation
+
+    def __repr__(self) -> str:
+        return f"Threshold({self.threshold:g})"
+
+
+class TopShare:
+    """1 on the given share of the pixels, those with the highest map, else 0; as many pixels in every image.
+
+    Args:
+        share: of the pixels, in (0, 1].
+
+    Raises:
+        TypeError: no number.
+        ValueError: not in (0, 1].
+    """
+
+    def __init__(self, share: float):
+        self.share = check_number("share", share, above=True, high=1.0)
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Return where maps (N, 1, H, W) are highest, bool."""
+        flat = maps.flatten(1)
+        chosen = flat.topk(max(1, round(self.share * flat.shape[1])), dim=1).indices
+        return torch.zeros_like(flat, dtype=torch.bool).scatter(1, chosen, True).view_as(maps)
+
+    def __repr__(self) -> str:
+        return f"TopShare({self.share:g})"
+
+
+class Soft:
+    """The map itself, scaled to [0, 1]: the radius grows with it."""
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Return maps (N, 1, H, W) as they are."""
+        return maps
+
+    def __repr__(self) -> str:
+        return "Soft()"
+
+
+def check_rule(rule: Any) -> Rule:
+    """Return `rule` if it can be called.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not callable(rule):
+        raise TypeError(
+            f"rule={rule!r} is a {type(rule).__name__}; a function of maps is needed, such as Threshold(1.0)"
+        )
+    return rule  # type: ignore[no-any-return]
+
+
+def checked_weights(rule: Rule, maps: Tensor) -> Tensor:
+    """Return the weights that a rule makes of maps (N, 1, H, W).
+
+    Raises:
+        ValueError: weights of another shape, outside [0, 1] or not finite.
+    """
+    weights = rule(maps)
+    if isinstance(rule, (Threshold, TopShare, Soft)):
+        return weights
+    if not isinstance(weights, Tensor) or weights.shape != maps.shape:
+        shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        raise ValueError(f"rule={rule!r} returned {shape}; weights of shape {tuple(maps.shape)} are needed")
+    if weights.dtype != torch.bool and not bool(((weights >= 0) & (weights <= 1)).all()):
+        raise ValueError(f"rule={rule!r} returned weights outside [0, 1]; they must be in it")
+    return weights.detach()

@@ -1,0 +1,110 @@
+"""Which layer of a network a map is taken from, and its output as (N, C, h, w)."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .network.view import network_of
+
+logger = logging.getLogger(__name__)
+
+Layer = str | nn.Module
+TargetLayers = Layer | Sequence[Layer] | None
+ReshapeTransform = Callable[[Tensor], Tensor]
+
+
+def resolve_target_layers(model: nn.Module, target_layers: TargetLayers, images: Tensor) -> dict[str, nn.Module]:
+    """Return the target layers by their dotted name; `None` finds the last one with spatial extent."""
+    network = network_of(model)
+    if target_layers is None:
+        by_size = _found.setdefault(network, {})
+        size = images.shape[1:]
+        if size not in by_size:
+            by_size[size] = _find_target_layer(model, network, images)
+            logger.info("target_layers=None: %r of %s is mapped", by_size[size], type(network).__name__)
+        return {by_size[size]: network.get_submodule(by_size[size])}
+    wanted = [target_layers] if isinstance(target_layers, (str, nn.Module)) else list(target_layers)
+    if not wanted:
+        raise ValueError("target_layers is empty; give at least one module or dotted name, or None")
+    return dict(_lookup(network, layer) for layer in wanted)
+
+
+_found: WeakKeyDictionary[nn.Module, dict[torch.Size, str]] = WeakKeyDictionary()
+
+
+def _lookup(network: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
+    modules = dict(network.named_modules())
+    if isinstance(layer, str):
+        parts = [part for part in layer.split(".") if part not in ("module", "_orig_mod")]
+        for name in (layer, ".".join(parts)):
+            if name and name in modules:
+                return name, modules[name]
+        near = difflib.get_close_matches(layer, modules, n=5, cutoff=0.0)
+        raise ValueError(f"target_layers={layer!r} is no module of the model; the nearest are {near}")
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"target_layers holds a {type(layer).__name__}; modules or dotted names are needed")
+    for name, module in modules.items():
+        if module is layer:
+            return name, module
+    raise ValueError(f"target_layers holds a {type(layer).__name__} that is not part of the model")
+
+
+def _find_target_layer(model: nn.Module, network: nn.Module, images: Tensor) -> str:
+    """Trace one image; the last module to finish with an (N, C, h, w) output, h * w > 1, wins."""
+    last: list[str] = []
+
+    def recorder(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if not isinstance(output, Tensor):
+                return
+            if output.dim() == 3:  # tokens: what came before them is no longer where decisions are made
+                last.clear()
+            elif output.dim() == 4 and output[0, 0].numel() > 1 and not _enlarges(inputs, output):
+                last[:] = [name]
+
+        return hook
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in network.named_modules():
+            if name:
+                hooks.callback(module.register_forward_hook(recorder(name)).remove)
+        model(images[:1])
+    if not last:
+        raise ValueError(
+            f"target_layers=None: {type(network).__name__} has no module with an (N, C, h, w) output to map; "
+            "pass target_layers (and reshape_transform for tokens)"
+        )
+    return last[0]
+
+
+def _enlarges(inputs: tuple[Any, ...], output: Tensor) -> bool:
+    """Whether a module repeats its input, as adaptive pooling does on images smaller than its grid."""
+    first = inputs[0] if inputs else None
+    return isinstance(first, Tensor) and first.dim() == 4 and first[0, 0].numel() < output[0, 0].numel()
+
+
+def as_maps(name: str, tensor: Tensor, reshape_transform: ReshapeTransform | None) -> Tensor:
+    """Return what a layer gave, or its gradient, as (N, C, h, w) in at least single precision."""
+    if reshape_transform is not None:
+        tensor = reshape_transform(tensor)
+    if tensor.dim() != 4:
+        raise ValueError(
+            f"target layer {name!r} gives {tuple(tensor.shape)}; (N, C, h, w) is needed: pass reshape_transform"
+        )
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def layer_names(layers: TargetLayers) -> str:
+    """Return target layers as `repr` shows them."""
+    if layers is None:
+        return "auto"
+    listed = [layers] if isinstance(layers, (str, nn.Module)) else layers
+    return "+".join(layer if isinstance(layer, str) else type(layer).__name__ for layer in listed)
