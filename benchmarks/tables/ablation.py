@@ -1,7 +1,7 @@
 """Where does PART's gain come from: from where the radius is lowered, or from lowering it at all?
 
-    python benchmarks/ablation.py digits --jobs 2
-    python benchmarks/ablation.py cpu --root data --jobs 2 --seeds 0 1 2 --budgets aligned mean random
+    python benchmarks/tables/ablation.py digits --jobs 2
+    python benchmarks/tables/ablation.py cpu --root data --jobs 2 --seeds 0 1 2 --budgets aligned mean random
 
 Under equal training: plain adversarial training, PART, and PART's radii in other places (`budgets.BUDGETS`). Networks
 of one seed share their first weights, batches and random starts, so differences are taken seed by seed. The same
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from harness import Cell, Scale, cell, merged, over_seeds, parser, read, run_grid
+from cells import Cell, Scale, cell, merged, over_seeds
+from harness import parser, read, run_grid
 from reproduce import SCALES, adapted, add_changes
 from scipy.stats import ttest_rel
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib import colormaps
-from part_plugin.data import Preset
 from torch import Tensor, nn
 
-from part_plugin import FixedBudget, PixelBudget
+from part_plugin import FixedBudget, PixelBudget, Threshold
 from part_plugin.cam import map_and_logits
+from part_plugin.recipes.presets import Preset
 
 BUDGETS = {
     "aligned": "eps where the map of this very image is high: PART",
@@ -25,57 +25,55 @@ BUDGETS = {
 }
 
 
-class _Changed(PixelBudget):
-    """PART's budget with a change; its name tells trainings apart."""
+class Changed(Threshold):
+    """The paper's rule with a change; its name tells trainings apart."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}{super().__repr__()}"
 
 
-class Mean(_Changed):
+class Mean(Changed):
     """The mean radius of each image, on all its pixels."""
 
-    def radii(self, important: Tensor, images: Tensor) -> Tensor:
-        """Return (N, 1, H, W), constant for each image."""
-        radii = super().radii(important, images)
-        return radii.mean((1, 2, 3), keepdim=True).expand_as(radii)
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Return weights that are constant for each image."""
+        weights = super().__call__(maps).to(maps.dtype)
+        return weights.mean((1, 2, 3), keepdim=True).expand_as(maps)
 
 
-class Random(_Changed):
+class Random(Changed):
     """As many important pixels in each image, drawn at random."""
 
-    def look(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return a random mask of the same area, and the logits."""
-        important, logits = super().look(model, images, labels)
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Return a random mask of the same area."""
+        important = super().__call__(maps)
         order = torch.rand(important.shape, device=important.device).flatten(1).argsort(1)
-        return important.flatten(1).gather(1, order).view_as(important), logits
+        return important.flatten(1).gather(1, order).view_as(important)
 
 
-class Misaligned(_Changed):
+class Misaligned(Changed):
     """The mask of the next image of the batch."""
 
-    def look(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the masks, moved on by one image, and the logits."""
-        important, logits = super().look(model, images, labels)
-        return important.roll(1, 0), logits
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Return the masks, moved on by one image."""
+        return super().__call__(maps).roll(1, 0)
 
 
-class Inverted(_Changed):
+class Inverted(Changed):
     """eps_low where the map is high."""
 
-    def look(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the complement of the mask, and the logits."""
-        important, logits = super().look(model, images, labels)
-        return ~important, logits
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Return the complement of the mask."""
+        return ~super().__call__(maps)
 
 
-class Published(_Changed):
+class Published(PixelBudget):
     """The published rule: the squared map in jet colours, standardised over pixels and colours, above 1.
 
     Read from github.com/tmlr-group/PART, which enlarges maps with bicubic interpolation where ours is bilinear.
     """
 
-    def look(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def weights(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return which colours of which pixels are important, (N, 3, H, W), and the logits."""
         maps, logits = map_and_logits(model, images, None, self.cam)
         colours = torch.tensor(colormaps["jet"](range(256))[:, :3], device=maps.device, dtype=maps.dtype)
@@ -87,10 +85,13 @@ class Published(_Changed):
 class PublishedMisaligned(Published):
     """The published rule on the next image of the batch."""
 
-    def look(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def weights(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the masks, moved on by one image, and the logits."""
-        important, logits = super().look(model, images)
+        important, logits = super().weights(model, images)
         return important.roll(1, 0), logits
+
+
+RULES = {"mean": Mean(), "random": Random(), "misaligned": Misaligned(), "inverted": Inverted()}
 
 
 def make_budget(name: str, settings: Preset, size: Sequence[int]) -> PixelBudget | FixedBudget | None:
@@ -102,12 +103,7 @@ def make_budget(name: str, settings: Preset, size: Sequence[int]) -> PixelBudget
         quarter = FixedBudget.quadrant(name.removesuffix(" lowered"), eps, eps_low, size)
         radii = quarter(None, torch.zeros(1, 1, *size, dtype=torch.float64))
         return FixedBudget(eps + eps_low - radii[0, 0])
-    kinds = {
-        "mean": Mean,
-        "random": Random,
-        "misaligned": Misaligned,
-        "inverted": Inverted,
-        "published": Published,
-        "published misaligned": PublishedMisaligned,
-    }
-    return kinds[name](settings.eps, settings.eps_low, settings.cam)
+    if name in RULES:
+        return PixelBudget(settings.eps, settings.eps_low, cam=settings.cam, rule=RULES[name])
+    kind = {"published": Published, "published misaligned": PublishedMisaligned}[name]
+    return kind(settings.eps, settings.eps_low, cam=settings.cam)

@@ -1,26 +1,29 @@
 """Every speed-up of the attack alone: what it was predicted to give, what it gives, how far its gradient is off.
 
-    python benchmarks/speedups.py --width 16 --batch-size 128 --repeats 7
+    python benchmarks/speed/speedups.py --width 16 --batch-size 128 --repeats 7
 
-Timed are STEPS gradients of the cross-entropy for the images, as in one attack, including what is done once for it; the
-variants run one after the other in every repetition, and ratios to "plain" (eval mode, gradient to the images, as
-torchattacks takes it) are those of one repetition. Distances are those of the gradients of single images, |g - g'| /
-|g'|, and the share of signs that differ, from plain float32.
+Timed are STEPS gradients of the cross-entropy for the images, as in one attack, including what is done once for it, all
+in one process (`timing.py` says how); ratios are to "plain": eval mode, gradient to the images, as torchattacks takes
+it. Distances are those of the gradients of single images, |g - g'| / |g'|, and the share of signs that differ, from
+plain float32.
 """
 
-import argparse
-import json
-from statistics import median
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from part_plugin.surrogate import in_parts, lean, logits_of, sped_up, undisturbed
-from step import seconds
+from timing import ratios, spread, take_turns, turn
+from workload import add_size, network_and_batch, parser, write
 
 from part_plugin import class_activation_map
-from part_plugin.adapters.robustbench import ResNet18
+from part_plugin.network.batching import in_parts
+from part_plugin.network.fast import accelerated
+from part_plugin.network.isolation import eval_mode, frozen
+from part_plugin.network.view import logits_of
 
 STEPS = 5
+Run = Callable[[], torch.Tensor]
 VARIANTS = {  # name: (options of `fast`, or None where the variant is not ours; predicted; why)
     "weight gradients too": (None, 1.5, "3 units of work where 2 are needed; ART's attacks do so"),
     "plain": (None, 1.0, "the measure"),
@@ -32,7 +35,6 @@ VARIANTS = {  # name: (options of `fast`, or None where the variant is not ours;
     "fold, compile": (("fold", "compile"), 0.6, "both"),
     "bfloat16": (("bfloat16",), 1.0, "0.5 where the hardware multiplies it, more than 1 where not"),
 }
-
 MAPS = {
     "maps, whole graph": (None, 1.0, "the measure"),
     "maps": (None, 0.9, "the same unit of work, without keeping what a backward pass would need"),
@@ -47,19 +49,19 @@ def gradient(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, weights: 
     return torch.autograd.grad(loss, wanted)[0]
 
 
-def variants(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, names: list[str]) -> dict:
+def variants(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, Run]:
     """Return functions that take STEPS gradients and return the last."""
 
     def several(attacked: torch.nn.Module, weights: bool = False, rows: slice = slice(None)) -> torch.Tensor:
         return [gradient(attacked, x[rows], y[rows], weights) for _ in range(STEPS)][-1]
 
     def ours(fast: tuple[str, ...], whole: bool = False) -> torch.Tensor:
-        with undisturbed(model), lean(model), sped_up(model, x, fast) as attacked:
+        with eval_mode(model), frozen(model), accelerated(model, x, fast) as attacked:
             if whole:
                 return several(attacked)
             return torch.cat(in_parts(lambda rows: several(attacked, rows=rows), attacked, x))
 
-    def frozen() -> torch.Tensor:
+    def without_weight_gradients() -> torch.Tensor:
         model.requires_grad_(False)
         try:
             return several(model)
@@ -69,17 +71,15 @@ def variants(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, names: li
     theirs = {
         "weight gradients too": lambda: several(model, weights=True),
         "plain": lambda: several(model),
-        "frozen": frozen,
+        "frozen": without_weight_gradients,
         "lean": lambda: ours((), whole=True),
     }
     return {
-        name: theirs[name] if name in theirs else lambda fast=fast: ours(fast)
-        for name, (fast, *_) in VARIANTS.items()
-        if name in (*names, "plain")
+        name: theirs[name] if name in theirs else lambda fast=fast: ours(fast) for name, (fast, *_) in VARIANTS.items()
     }
 
 
-def maps(model: torch.nn.Module, x: torch.Tensor) -> dict:
+def maps(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Run]:
     """Return functions that make the maps of a batch: ours, and with an autograd graph through the whole network."""
 
     def whole_graph() -> torch.Tensor:
@@ -90,7 +90,7 @@ def maps(model: torch.nn.Module, x: torch.Tensor) -> dict:
         return torch.autograd.grad(logits.amax(1).sum(), kept[0])[0]
 
     def ours() -> torch.Tensor:
-        with lean(model):
+        with frozen(model):
             return class_activation_map(model, x, target_layers=model.layer4)
 
     return {"maps, whole graph": whole_graph, "maps": ours}
@@ -98,50 +98,45 @@ def maps(model: torch.nn.Module, x: torch.Tensor) -> dict:
 
 def main() -> None:
     """Time everything, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--only", nargs="*", default=list(VARIANTS), help="variants (default: all)")
-    parser.add_argument("--json", metavar="PATH")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    model = ResNet18(options.width).to(options.device)
-    x = torch.rand(options.batch_size, 3, 32, 32, device=options.device)
-    y = torch.randint(10, (options.batch_size,), device=options.device)
+    made = parser(__doc__, repeats=7)
+    add_size(made)
+    made.add_argument("--only", nargs="*", choices=list(VARIANTS), help='variants beside "plain" (default: all)')
+    options = made.parse_args()
+    model, x, y = network_and_batch(options)
     for _ in range(10):
         model(x)  # so that batch norm has something to fold
     model.eval()
-    attack, both = variants(model, x, y, options.only), maps(model, x)
-    runs = attack | both
+    wanted = {"plain", *(VARIANTS if options.only is None else options.only)}
+    attack = {name: run for name, run in variants(model, x, y).items() if name in wanted}
     exact = attack["plain"]()
     off = {name: distance(run(), exact) for name, run in attack.items()}
-    times = {name: [] for name in runs}
-    for run in both.values():
-        run()  # warm-up
-    for _ in range(options.repeats):
-        for name, run in runs.items():
-            times[name].append(seconds(run, x.device))
+    runs = attack | maps(model, x)
+    times = take_turns({name: partial(turn, run, x.device) for name, run in runs.items()}, options.repeats)
+    found = {}
+    for name, each in times.items():
+        relative = ratios(each, times["maps, whole graph" if name in MAPS else "plain"])
+        found[name] = {"seconds": each, "ratios": relative, "distance": off.get(name)}
     print(
         f"ResNet-18 of width {options.width}, batch {options.batch_size}, {options.device}, {options.threads} threads"
     )
-    print("\n| variant | s | ratio | smallest | largest | predicted | gradient off by | signs | why |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    found = {}
-    for name, each in times.items():
-        base = "maps, whole graph" if name in both else "plain"
-        ratios = [a / b for a, b in zip(each, times[base], strict=True)]
-        found[name] = {"seconds": each, "ratios": ratios, "distance": off.get(name)}
+    print(markdown(found))
+    write({"settings": vars(options), "variants": found}, options.json)
+
+
+def markdown(found: dict[str, dict]) -> str:
+    """Return the table."""
+    lines = [
+        "",
+        "| variant | s | ratio | smallest | largest | predicted | gradient off by | signs | why |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, of in found.items():
         _, predicted, why = (VARIANTS | MAPS)[name]
-        apart, signs = (f"{off[name][0]:.0e}", f"{off[name][1]:.2%}") if name in off else ("", "")
-        shown = f"{median(each):.3f} | {median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} | {predicted:.2f}"
-        print(f"| {name} | {shown} | {apart} | {signs} | {why} |")
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"settings": vars(options), "variants": found}, file, indent=1)
+        apart, signs = (f"{of['distance'][0]:.0e}", f"{of['distance'][1]:.2%}") if of["distance"] else ("", "")
+        shown = [f"{value:.2f}" for value in (*spread(of["ratios"]).values(), predicted)]
+        cells = [name, f"{spread(of['seconds'])['median']:.3f}", *shown, apart, signs, why]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def distance(found: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:

@@ -1,122 +1,32 @@
-"""Cells of a grid: one training and its evaluation each, resumable, a line of JSON when it is finished.
+"""Running a grid: cells at a time, resumable, a line of JSON for each that is finished.
 
-A cell is known by its settings, so that scripts which share OUT share their cells: what `reproduce.py` has trained,
-`ablation.py` does not train again. OUT holds results.jsonl, and for each cell its checkpoint and evaluation.
+OUT holds results.jsonl, and for each cell its checkpoint and evaluation.
 """
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from budgets import make_budget
-from part_plugin.data import Preset, as_tensors, augmentation, load_dataset
-from part_plugin.training import train
+from cells import Cell, merged
 from tqdm import tqdm
 
 from part_plugin import evaluate
-from part_plugin.adapters.robustbench import load_checkpoint
-
-METHODS = ("AT", "PART", "TRADES", "PART-T", "MART", "PART-M")
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How large a grid is trained and tested, apart from what its cells compare.
-
-    Attributes:
-        settings: by dataset.
-        samples: random training images; None: all.
-        test: test images for the attacks; None: all.
-        watched: test images on which natural and PGD-10 accuracy are followed over epochs.
-        eps: l_inf radius of the test.
-        widest: largest radius to train with, where radii vary, in eighths of `eps`.
-        attacks: what every cell is tested with; see `evaluate`.
-        thorough: what the cells of the main table are tested with.
-        seeds: seeds of every cell.
-    """
-
-    settings: dict[str, Preset]
-    samples: int | None = None
-    test: int | None = None
-    watched: int = 1000
-    eps: float = 8 / 255
-    widest: float = 12
-    attacks: tuple[str, ...] = ("natural", "pgd20", "mma", "autoattack")
-    thorough: tuple[str, ...] = ("natural", "pgd20", "mma", "autoattack")
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training, and what its network is tested with.
-
-    Attributes:
-        settings: of the training.
-        budget: name in `budgets.BUDGETS`; "aligned" is PART's own.
-        samples, test, watched, eps: see `Scale`.
-        attacks: see `evaluate`.
-    """
-
-    settings: Preset
-    budget: str
-    samples: int | None
-    test: int | None
-    watched: int
-    eps: float
-    attacks: tuple[str, ...]
-
-    @property
-    def id(self) -> str:
-        """Name that tells this training from every other."""
-        content = [dataclasses.asdict(self.settings), self.budget, self.samples, self.test, self.watched, self.eps]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-
-    @property
-    def method(self) -> str:
-        """Name of the method; equal radii are the plain objective."""
-        plain = self.budget == "aligned" and self.settings.eps_low == self.settings.eps
-        return METHODS[2 * ("at", "trades", "mart").index(self.settings.objective) + (not plain)]
-
-
-def cell(scale: Scale, dataset: str, method: str, budget: str = "aligned", thorough: bool = False, **changes) -> Cell:
-    """Return one cell of a scale; `changes` are settings that differ from the scale's."""
-    number = METHODS.index(method)
-    settings = dataclasses.replace(scale.settings[dataset], objective=("at", "trades", "mart")[number // 2], **changes)
-    if number % 2 == 0:
-        settings = dataclasses.replace(settings, eps_low=settings.eps)
-    attacks = scale.thorough if thorough else scale.attacks
-    return Cell(settings, budget, scale.samples, scale.test, scale.watched, scale.eps, attacks)
-
-
-def over_seeds(scale: Scale, cells: Iterable[Cell]) -> list[Cell]:
-    """Return the cells with every seed of the scale, seeds outermost: an unfinished grid holds whole comparisons."""
-    cells = list(cells)
-    return [
-        dataclasses.replace(one, settings=dataclasses.replace(one.settings, seed=seed))
-        for seed in scale.seeds
-        for one in cells
-    ]
-
-
-def merged(cells: Iterable[Cell]) -> list[Cell]:
-    """Return each training once, with all attacks that any of its mentions asks for, in `thorough`'s order."""
-    known: dict[str, Cell] = {}
-    for one in cells:
-        attacks = dict.fromkeys([*(known[one.id].attacks if one.id in known else ()), *one.attacks])
-        known[one.id] = dataclasses.replace(one, attacks=tuple(attacks))
-    return list(known.values())
+from part_plugin.evaluation import Evaluation
+from part_plugin.recipes.augmentation import augmentation
+from part_plugin.recipes.checkpoints import load_checkpoint
+from part_plugin.recipes.datasets import as_tensors, load_dataset
+from part_plugin.recipes.training import train
 
 
 def read(out: Path) -> dict[str, dict]:
@@ -140,10 +50,10 @@ def run(one: Cell, options: argparse.Namespace) -> dict:
     checkpoint = out / "cells" / f"{one.id}.pt"
     x, y = tensors(one, options, "test")
     if not checkpoint.exists():
-        _train(one, options, checkpoint, x, y)
+        _train(one, options, checkpoint, x[: one.scale.validation], y[: one.scale.validation])
     model, _ = load_checkpoint(checkpoint, device)
-    state = checkpoint.with_suffix(".state.json")
-    found = evaluate(model, x, y, one.eps, one.attacks, name=one.method, state=state, verbose=options.verbose)
+    state, eps = checkpoint.with_suffix(".state.json"), one.scale.eps
+    found = evaluate(model, x, y, eps, one.attacks, name=one.method, state=state, verbose=options.verbose)
     checkpoint.with_suffix(".json").unlink(missing_ok=True)  # of an earlier run with fewer attacks
     found.save(checkpoint.with_suffix(""))
     epochs = [json.loads(line) for line in Path(f"{checkpoint}.jsonl").read_text().splitlines()]
@@ -153,10 +63,10 @@ def run(one: Cell, options: argparse.Namespace) -> dict:
         "budget": one.budget,
         "settings": dataclasses.asdict(one.settings),
         "source": source(one, options),
-        "samples": one.samples,
+        "samples": one.scale.samples,
         "test": len(y),
-        "eps": one.eps,
-        "accuracy": {result.name: result.accuracy for result in found.results},
+        "eps": eps,
+        "accuracy": _accuracy(found),
         "train_seconds": sum(epoch["seconds"] for epoch in epochs),
         "seconds": time.perf_counter() - began,
         "epochs": epochs,
@@ -168,26 +78,24 @@ def run(one: Cell, options: argparse.Namespace) -> dict:
 
 
 def _train(one: Cell, options: argparse.Namespace, checkpoint: Path, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Train, and follow the accuracy on the validation images x with their classes y."""
     images, labels = tensors(one, options, "train")
-    samples = list(zip(images, labels.tolist(), strict=True))
-    augmented = one.settings.dataset != "digits"
-
-    def watch(model: torch.nn.Module) -> dict[str, float]:
-        seen = slice(0, one.watched)
-        found = evaluate(model, x[seen], y[seen], one.eps, ("natural", "pgd10"), verbose=False)
-        return {result.name: result.accuracy for result in found.results}
-
+    name, size = one.settings.dataset, images.shape[2:]
     train(
         one.settings,
-        samples,
+        list(zip(images, labels.tolist(), strict=True)),
         checkpoint,
         options.device,
         options.workers,
         options.verbose,
-        augmentation(one.settings.dataset, images.shape[2:]) if augmented else None,
-        make_budget(one.budget, one.settings, images.shape[2:]),
-        watch,
+        transform=None if name == "digits" else augmentation(name, size),
+        budget=make_budget(one.budget, one.settings, size),
+        validate=lambda model: _accuracy(evaluate(model, x, y, one.scale.eps, ("natural", "pgd10"), verbose=False)),
     )
+
+
+def _accuracy(found: Evaluation) -> dict[str, float]:
+    return {result.name: result.accuracy for result in found.results}
 
 
 def source(one: Cell, options: argparse.Namespace) -> str:
@@ -198,7 +106,8 @@ def source(one: Cell, options: argparse.Namespace) -> str:
 
 def tensors(one: Cell, options: argparse.Namespace, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the images and classes that a cell is trained on, or tested on."""
-    return _tensors(source(one, options), options.root, split, one.samples if split == "train" else one.test)
+    n = one.scale.samples if split == "train" else one.scale.test
+    return _tensors(source(one, options), options.root, split, n)
 
 
 @lru_cache(maxsize=4)

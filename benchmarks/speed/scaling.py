@@ -1,23 +1,23 @@
 """How the cost of a PART step grows: with batch size, image side, width, classes and target layers.
 
-    python benchmarks/scaling.py --repeats 3 --json scaling.json --figure scaling.png
+    python benchmarks/speed/scaling.py --repeats 3 --json scaling.json --figure scaling.png
 
 The paper argues that PART costs a constant factor more than AT (Appendix H.7). Here the cost of a PART step, of an AT
-step and of the maps alone is measured over a range of each quantity, interleaved, and a power law is fitted to the
-medians: seconds = a * quantity^exponent. The network is a ResNet-18 on random images.
+step and of the maps alone is measured over a range of each quantity, in turns (`timing.py` says how), and a power law
+is fitted to the medians: seconds = a * quantity^exponent. The network is a ResNet-18 on random images.
 """
 
-import argparse
-import json
-import time
-from statistics import median
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
-from part_plugin.surrogate import lean
+from timing import ratios, spread, take_turns, turn
+from workload import parser, write
 
 from part_plugin import PART, class_activation_map
 from part_plugin.adapters.robustbench import ResNet18
+from part_plugin.network.isolation import frozen
 
 BASE = {"batch size": 16, "image side": 32, "width": 8, "classes": 10, "target layers": 1}
 RANGES = {
@@ -40,7 +40,7 @@ class Pooled(ResNet18):
         return self.linear(x.mean((2, 3)))
 
 
-def runs(settings: dict[str, int], device: str) -> dict:
+def runs(settings: dict[str, int], device: torch.device) -> dict[str, Callable[[], None]]:
     """Return what is timed for one setting, by name."""
     torch.manual_seed(0)
     model = Pooled(settings["width"], settings["classes"]).to(device)
@@ -55,28 +55,20 @@ def runs(settings: dict[str, int], device: str) -> dict:
         model.zero_grad()
 
     def maps() -> None:
-        with lean(model):
+        with frozen(model):
             class_activation_map(model, x, target_layers=layers)
 
     return {"AT step": lambda: step(at), "PART step": lambda: step(part), "maps": maps}
 
 
-def measure(settings: dict[str, int], options: argparse.Namespace) -> dict[str, float]:
-    """Return the median seconds of each variant."""
-    variants = runs(settings, options.device)
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for repetition in range(options.repeats + 1):
-        for name, run in variants.items():
-            began = time.perf_counter()
-            run()
-            if options.device != "cpu":
-                torch.cuda.synchronize()
-            if repetition:  # the first warms up
-                times[name].append(time.perf_counter() - began)
-    return {name: median(each) for name, each in times.items()}
+def measure(settings: dict[str, int], device: torch.device, repeats: int) -> tuple[dict[str, float], float]:
+    """Return the median seconds of each variant, and the median ratio of a PART step to an AT step."""
+    times = take_turns({name: partial(turn, run, device) for name, run in runs(settings, device).items()}, repeats)
+    medians = {name: spread(each)["median"] for name, each in times.items()}
+    return medians, spread(ratios(times["PART step"], times["AT step"]))["median"]
 
 
-def exponent(quantities: list[int], seconds: list[float]) -> float:
+def exponent(quantities: Sequence[int], seconds: Sequence[float]) -> float:
     """Return the slope of log seconds over log quantity."""
     return float(np.polyfit(np.log(quantities), np.log(seconds), 1)[0])
 
@@ -102,28 +94,25 @@ def draw(table: dict, path: str) -> None:
 
 def main() -> None:
     """Measure, print the table, write JSON and figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", metavar="PATH")
-    parser.add_argument("--figure", metavar="PATH")
-    options = parser.parse_args()
+    made = parser(__doc__, repeats=3)
+    made.add_argument("--figure", metavar="PATH", help="draw it there")
+    options = made.parse_args()
     torch.set_num_threads(options.threads)
     table = {}
     print("| quantity | values | PART/AT at each | exponent AT | exponent PART | exponent maps |")
     print("|---|---|---|---|---|---|")
     for quantity, values in RANGES.items():
-        rows = [measure(BASE | {quantity: value}, options) for value in values]
+        rows, shares = zip(
+            *(measure(BASE | {quantity: value}, torch.device(options.device), options.repeats) for value in values),
+            strict=True,
+        )
         seconds = {name: [row[name] for row in rows] for name in rows[0]}
-        exponents = {name: exponent(list(values), each) for name, each in seconds.items()}
+        exponents = {name: exponent(values, each) for name, each in seconds.items()}
         table[quantity] = {"values": values, "seconds": seconds, "exponents": exponents}
-        shares = ", ".join(f"{row['PART step'] / row['AT step']:.2f}" for row in rows)
+        shown = ", ".join(f"{share:.2f}" for share in shares)
         fitted = " | ".join(f"{exponents[name]:.2f}" for name in ("AT step", "PART step", "maps"))
-        print(f"| {quantity} | {', '.join(map(str, values))} | {shares} | {fitted} |", flush=True)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"base": BASE, "threads": options.threads, "device": options.device, "table": table}, file)
+        print(f"| {quantity} | {', '.join(map(str, values))} | {shown} | {fitted} |", flush=True)
+    write({"base": BASE, "threads": options.threads, "device": options.device, "table": table}, options.json)
     if options.figure:
         draw(table, options.figure)
 
