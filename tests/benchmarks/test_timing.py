@@ -6,6 +6,7 @@ import time
 import pytest
 import timing
 import torch
+from timing_turns import turns
 
 CPU = torch.device("cpu")
 
@@ -72,17 +73,6 @@ def test_medians_extremes_and_ratios():
     assert timing.spread([0.5, 2, 1]) == {"median": 1, "smallest": 0.5, "largest": 2}
     with pytest.raises(ValueError, match="shorter"):
         timing.ratios([1, 2], [1])
-
-
-def turns(megabytes):
-    """What a process of its own is asked for: its number, memory that it keeps, and trouble."""
-    kept = []
-    return {
-        "pid": lambda: float(os.getpid()),
-        "grow": lambda: kept.append(torch.ones(megabytes, 2**18)) or float(len(kept)),
-        "peak": lambda: timing.peak_memory(CPU),
-        "fail": lambda: 1 / 0,
-    }
 
 
 def test_a_process_has_a_memory_of_its_own(capfd):
