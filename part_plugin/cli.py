@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -13,8 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from .data import DATASETS, PRESETS, as_tensors, augmentation, load_dataset, preset
+from .files import write_bytes, write_text
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .evaluation import Evaluation
 
 app = typer.Typer(
@@ -213,7 +217,7 @@ def explain(
     models = {name: model for name, (model, _) in loaded.items()}
     with torch.no_grad():
         labels = next(iter(models.values()))(images).argmax(1)
-    plot_budgets(models, images, labels, budget).savefig(out, dpi=150)
+    _write_figure(plot_budgets(models, images, labels, budget), out)
     for path, label in zip(pictures, labels.tolist(), strict=True):
         typer.echo(f"{path}: class {label}")
     typer.echo(f"wrote {out}")
@@ -269,14 +273,19 @@ def _write_comparison(evaluations: list[Evaluation], path: Path, attack: str) ->
 
     table = 100 * compare(evaluations)
     figure = plot_tradeoff(evaluations, attack)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.round(2).to_csv(path.with_suffix(".csv"))
+    write_text("table", path.with_suffix(".csv"), table.round(2).to_csv())
     header = "| model | " + " | ".join(table.columns) + " |\n" + "|---" * (1 + len(table.columns)) + "|\n"
     rows = [f"| {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |" for name, row in table.T.items()]
-    path.with_suffix(".md").write_text(f"Accuracy in %.\n\n{header}" + "\n".join(rows) + "\n")
-    figure.savefig(path.with_suffix(".png"), dpi=150)
+    write_text("table", path.with_suffix(".md"), f"Accuracy in %.\n\n{header}" + "\n".join(rows) + "\n")
+    _write_figure(figure, path.with_suffix(".png"))
     typer.echo(table.T.round(2).to_string())
     typer.echo(f"wrote {path}.md, .csv and .png")
+
+
+def _write_figure(figure: Figure, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
+    write_bytes("figure", path, picture.getvalue())
 
 
 def main() -> None:

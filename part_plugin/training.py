@@ -17,12 +17,22 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .adapters.robustbench import build_model, save_checkpoint, write_tensors
+from .adapters.robustbench import build_model, save_checkpoint
 from .budget import Budget
 from .data import MovedMasks, Preset
+from .files import read_tensors, write_tensors, write_text
 from .part import PART
 
 FORMAT = 1
+_KEYS = {
+    "settings": dict,
+    "model": dict,
+    "optimizer": dict,
+    "schedule": dict,
+    "part": dict,
+    "epoch": int,
+    "history": list,
+}
 
 
 def train(
@@ -76,9 +86,8 @@ def train(
             record = run.train_epoch(bar)
             if watch is not None:
                 record |= watch(run.model.eval())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors({"format": FORMAT, "settings": plain, **run.state()}, resume)
-            Path(f"{path}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in run.history))
+            write_tensors("resume file", resume, {"format": FORMAT, "settings": plain, **run.state()})
+            write_text("log", f"{path}.jsonl", "".join(json.dumps(line) + "\n" for line in run.history))
             bar.set_postfix(loss=f"{record['loss']:.3f}", adv=f"{record['adv_accuracy']:.1%}")
             bar.update()
     save_checkpoint(
@@ -168,13 +177,8 @@ class _Run:
 
 
 def _read_resume(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        version, other = state["format"], state["settings"]
-    except Exception as error:
-        raise ValueError(f"resume file {str(path)!r} is damaged; remove it to begin anew") from error
-    if version != FORMAT:
-        raise ValueError(f"resume file {str(path)!r} has format {version}; this version of part_plugin has {FORMAT}")
+    state = read_tensors("resume file", path, FORMAT, _KEYS, "remove it to begin anew")
+    other = state["settings"]
     for name, value in settings.items():
         if other.get(name) != value:
             raise ValueError(

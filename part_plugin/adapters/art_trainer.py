@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import time
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..budget import Budget, FixedBudget
 from ..checks import check_count, check_images, check_number, class_indices
+from ..files import append_line
 from ..objectives import AT, MART, TRADES, Objective
 from ..part import PART, Outputs
 from ..surrogate import check_fast, logits_of
@@ -317,8 +317,7 @@ class PARTTrainer(Trainer):
         if record["zero_gradient"] > 0.01:
             logger.warning("%.0f%% of the samples gave the attack no gradient", 100 * record["zero_gradient"])
         if self.log_path is not None:
-            with open(self.log_path, "a", encoding="utf-8") as log:
-                log.write(json.dumps(record) + "\n")
+            append_line("log", self.log_path, record)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(record["loss"])
         elif scheduler is not None:

@@ -13,7 +13,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import tempfile
 import types
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,9 +25,19 @@ import torch
 from torch import nn
 
 from ..checks import check_images, class_indices
+from ..files import read_tensors, write_tensors
 from ..surrogate import gradients_kept, undisturbed, without_wrappers
 
 FORMAT = 1
+_KEYS = {
+    "architecture": str,
+    "arguments": dict,
+    "num_classes": int,
+    "mean": list | None,
+    "std": list | None,
+    "training": dict,
+    "state_dict": dict,
+}
 
 
 def check_own_files() -> None:
@@ -206,6 +215,8 @@ def save_checkpoint(
 
     Raises:
         ValueError: the description does not build a network with these weights; nothing is written.
+        TypeError: `training` is not plain data; nothing is written.
+        OSError: the file cannot be written.
     """
     weights = {name: tensor.detach().cpu() for name, tensor in without_wrappers(model).state_dict().items()}
     content = {
@@ -219,26 +230,7 @@ def save_checkpoint(
         "state_dict": weights,
     }
     _restore(content)
-    write_tensors(content, path)
-
-
-def write_tensors(content: dict[str, Any], path: str | os.PathLike) -> None:
-    """Write plain data and tensors in one step that cannot be half done.
-
-    Raises:
-        Exception: `content` holds something else; nothing is written.
-    """
-    directory = Path(path).resolve().parent
-    directory.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
-    os.close(handle)
-    try:
-        torch.save(content, temporary)
-        torch.load(temporary, weights_only=True)  # plain data only, or say so now
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_tensors("checkpoint", path, content)
 
 
 def load_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
@@ -246,18 +238,10 @@ def load_checkpoint(path: str | os.PathLike, device: str | torch.device = "cpu")
 
     Raises:
         FileNotFoundError: no such file.
+        OSError: a directory, or it cannot be read.
         ValueError: not a checkpoint of this package, or one that does not fit its own description.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"checkpoint {os.fspath(path)!r} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"checkpoint {os.fspath(path)!r} is damaged or holds more than plain data and tensors"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"checkpoint {os.fspath(path)!r} was not written by save_checkpoint (format {FORMAT})")
+    content = read_tensors("checkpoint", path, FORMAT, _KEYS, "save_checkpoint writes one")
     model = _restore(content)
     if content["mean"] is not None:
         model = normalize_model(model, content["mean"], content["std"])
