@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from part_plugin import PixelBudget, evaluate, load_checkpoint, training
+from part_plugin import PixelBudget, evaluate, load_checkpoint
+from part_plugin.recipes import training
 from part_plugin.recipes.augmentation import augmentation
 from part_plugin.recipes.datasets import as_tensors, load_dataset
 from part_plugin.recipes.presets import preset
@@ -78,8 +79,8 @@ def test_stopped_and_resumed_is_not_stopped(tmp_path, digits_set, monkeypatch, c
 def test_masks_are_made_of_unmoved_images_and_move(tmp_path, digits_set, monkeypatch):
     """With crops and a mask every 2 epochs the network is asked for maps of the plain images alone."""
     mapped = []
-    look = PixelBudget.look
-    monkeypatch.setattr(PixelBudget, "look", lambda self, model, x, y: mapped.append(x) or look(self, model, x, y))
+    look = PixelBudget.weights
+    monkeypatch.setattr(PixelBudget, "weights", lambda self, model, x, y: mapped.append(x) or look(self, model, x, y))
     settings = preset("digits", **(QUICK | {"mask_every": 2, "epochs": 5}))
     train(settings, digits_set, tmp_path / "a.pt", verbose=False, transform=augmentation("svhn", (8, 8)))
     plain = as_tensors(digits_set)[0]
