@@ -247,7 +247,7 @@ def test_a_state_is_bound_to_what_it_is_true_of(robust_net, digits_net, held_out
     with pytest.raises(ValueError, match="damaged or not one of part_plugin's; delete it"):
         evaluate(robust_net, x, y, EPS, **options)
     path.write_bytes(kept.replace(b'"format": 1', b'"format": 9'))
-    with pytest.raises(ValueError, match="has format 9; this version of part_plugin has 1"):
+    with pytest.raises(ValueError, match="has format 9; this version of part_plugin reads 1"):
         evaluate(robust_net, x, y, EPS, **options)
 
 
@@ -423,9 +423,9 @@ def test_result_files_that_are_none(tmp_path):
         Evaluation.load(path)
     for text, message in (
         ("{", "damaged or not one of part_plugin's"),
-        ("[]", "damaged or not one of part_plugin's"),
+        ("[]", "a.json' is not one of part_plugin's"),
         ('{"format": 7}', "has format 7; this version of part_plugin reads 1"),
-        ('{"format": 1}', "is damaged"),
+        ('{"format": 1}', "is damaged or of another kind: 'model' is missing"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):

@@ -116,7 +116,7 @@ def test_a_description_that_does_not_fit_writes_nothing(tmp_path, network, optio
 def test_training_settings_must_be_plain_data(tmp_path, network):
     save_checkpoint(tmp_path / "a.pt", network, *SMALL, 10, ARGUMENTS)
     before = (tmp_path / "a.pt").read_bytes()
-    with pytest.raises(Exception, match="SmallNet"):
+    with pytest.raises(TypeError, match="a.pt' can hold plain data and tensors only: .*SmallNet"):
         save_checkpoint(tmp_path / "a.pt", network, *SMALL, 10, ARGUMENTS, training={"model": SmallNet()})
     assert (tmp_path / "a.pt").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
@@ -132,7 +132,7 @@ def test_files_that_are_no_checkpoints(tmp_path, network):
     with pytest.raises(ValueError, match=r"pickle.pt' is damaged or holds more than plain data"):
         load_checkpoint(tmp_path / "pickle.pt")
     torch.save(network.state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"weights.pt' was not written by save_checkpoint"):
+    with pytest.raises(ValueError, match=r"weights.pt' is not one of part_plugin's; save_checkpoint writes one"):
         load_checkpoint(tmp_path / "weights.pt")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,22 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from ..checks import radius_text
+from ..files import read_json, write_json, write_text
 from .corruptions import CorruptionResult
 from .gradients import GradientChecks
-from .state import write_atomically
 
 FORMAT = 1
+_KEYS = {
+    "model": str,
+    "eps": int | float,
+    "seed": int,
+    "card": dict,
+    "warnings": list,
+    "labels": list,
+    "results": list,
+    "gradients": dict | None,
+    "corruptions": dict | None,
+}
 
 
 @dataclass
@@ -190,17 +200,17 @@ class Evaluation:
 
         Raises:
             FileExistsError: PATH.json holds the evaluation of something else.
+            OSError: a file cannot be written.
         """
         base = Path(path)
-        base.parent.mkdir(parents=True, exist_ok=True)
         target = base.with_name(base.name + ".json")
         if target.exists() and (other := Evaluation.load(target)).card != self.card:
             raise FileExistsError(
                 f"result file {str(target)!r} holds another evaluation ({other.model}); choose another name"
             )
-        write_atomically(target, json.dumps(self.to_dict(), indent=1))
-        write_atomically(base.with_name(base.name + ".md"), self.markdown())
-        write_atomically(base.with_name(base.name + ".csv"), self.frame().to_csv(index=False))
+        write_json("result file", target, self.to_dict(), indent=1)
+        write_text("report", base.with_name(base.name + ".md"), self.markdown())
+        write_text("table", base.with_name(base.name + ".csv"), self.frame().to_csv(index=False))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -225,19 +235,10 @@ class Evaluation:
 
         Raises:
             FileNotFoundError: no such file.
+            OSError: a directory, or it cannot be read.
             ValueError: not a result file, a damaged one, or one of another version.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"result file {os.fspath(path)!r} does not exist")
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            version = content["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"result file {os.fspath(path)!r} is damaged or not one of part_plugin's") from error
-        if version != FORMAT:
-            raise ValueError(
-                f"result file {os.fspath(path)!r} has format {version}; this version of part_plugin reads {FORMAT}"
-            )
+        content = read_json("result file", path, FORMAT, _KEYS)
         try:
             return cls._from_dict(content)
         except (KeyError, TypeError, ValueError) as error:

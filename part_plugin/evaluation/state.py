@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json, write_json
+
 FORMAT = 1
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file in one step that cannot be half done."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 class State:
@@ -36,20 +30,14 @@ class State:
             self._restore()
 
     def _restore(self) -> None:
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            version, bound_to, pieces = content["format"], content["bound_to"], content["pieces"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"state {str(self.path)!r} is damaged or not one of part_plugin's; delete it") from error
-        if version != FORMAT:
-            raise ValueError(f"state {str(self.path)!r} has format {version}; this version of part_plugin has {FORMAT}")
+        content = read_json("state", self.path, FORMAT, {"bound_to": dict, "pieces": dict}, "delete it")
         for name, value in self.bound_to.items():
-            if bound_to.get(name) != value:
+            if (other := content["bound_to"].get(name)) != value:
                 raise ValueError(
-                    f"state {str(self.path)!r} belongs to another evaluation: its {name} is {bound_to.get(name)!r}, "
+                    f"state {str(self.path)!r} belongs to another evaluation: its {name} is {other!r}, "
                     f"not {value!r}; delete it or choose another file"
                 )
-        self.pieces = pieces
+        self.pieces = content["pieces"]
 
     def __contains__(self, key: str) -> bool:
         return key in self.pieces
@@ -60,6 +48,5 @@ class State:
     def __setitem__(self, key: str, piece: Any) -> None:
         self.pieces[key] = piece
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             content = {"format": FORMAT, "bound_to": self.bound_to, "pieces": self.pieces}
-            write_atomically(self.path, json.dumps(content))
+            write_json("state", self.path, content)
