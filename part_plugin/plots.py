@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .cam import class_activation_map
@@ -14,6 +15,7 @@ from .pixel_budget import PixelBudget
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
     from .evaluation import Evaluation
 
@@ -79,9 +81,10 @@ def _pictures(images: Tensor) -> Tensor:
     return images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1)
 
 
-def _column(axes, title: str, pictures: Tensor, **options):  # noqa: ANN001
+def _column(axes: NDArray[Any], title: str, pictures: Tensor, **options: Any) -> AxesImage:
+    """Draw a picture into each of `axes`, the title above the first, and return the last."""
     axes[0].set_title(title, fontsize=9)
     for ax, picture in zip(axes, pictures.detach().cpu().to(torch.float32), strict=True):
-        shown = ax.imshow(picture.numpy(), **options)
+        shown: AxesImage = ax.imshow(picture.numpy(), **options)
         ax.set_axis_off()
     return shown
