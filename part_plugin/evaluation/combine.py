@@ -12,7 +12,13 @@ from .results import Evaluation
 
 
 def compare(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
-    """Return one row for each of `evaluations` and a column per attack that any of them ran: accuracies in [0, 1]."""
+    """Return one row for each of `evaluations` and a column per attack that any of them ran: accuracies in [0, 1].
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not evaluations:
+        raise ValueError("evaluations is empty; at least one is needed")
     rows = [{result.name: result.accuracy for result in evaluation.rows} for evaluation in evaluations]
     table = pd.DataFrame(rows, index=pd.Index([evaluation.model for evaluation in evaluations], name="model"))
     return table[[name for name in table if name != "worst case"] + ["worst case"]]

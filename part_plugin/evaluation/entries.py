@@ -81,7 +81,7 @@ class ByBatch(Entry):
         key, pieces = self.key(model), []
         for first in range(0, len(x), batch_size):
             batch = slice(first, first + batch_size)
-            pieces.append(state.get(f"{key}/{first}", partial(self._piece, model, x[batch], y[batch])))
+            pieces.append(state.get(f"{key}/{first}", partial(self.piece, model, x[batch], y[batch])))
             bar.update(len(x[batch]))
         return [
             AttackResult(
@@ -91,16 +91,21 @@ class ByBatch(Entry):
                 self.eps,
                 self.eps_low,
                 self.settings,
+                self.warnings(pieces),
             )
             for name in self.names
         ]
+
+    def warnings(self, pieces: list[dict[str, Any]]) -> list[str]:
+        """Return what is to be known of all batches, of which `pieces` holds what `piece` returned."""
+        return []
 
     def split(self, run: Callable[[slice], Rows], model: nn.Module, images: Tensor) -> list[Rows]:
         """Call `run`, which calls `model`, on the rows of `images`, in as few parts as memory allows."""
         return within_memory(run, len(images))
 
-    def _piece(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, tuple[str, float]]:
-        """Return the flags of a batch and their seconds as plain data."""
+    def piece(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Return the flags of `model` on a batch of `images` and `labels`, and their seconds, as plain data."""
         device = device_of(model)
         images, labels = images.to(device), labels.to(device)
         parts = self.split(lambda rows: self.run(model, images[rows], labels[rows]), model, images)

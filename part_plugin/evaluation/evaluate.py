@@ -40,6 +40,7 @@ from .gradients import gradient_checks
 from .results import Evaluation
 from .state import State
 
+EXTRAS = ("gradients", "corruptions")  # which are no attacks
 STEPS = (20, 40, 60, 80, 100)
 SUITES = {
     "quick": ("natural", "pgd20"),
@@ -164,7 +165,7 @@ def _chosen(attacks: Sequence[Any], suite: str | None) -> tuple[Any, ...]:
 
     Raises:
         TypeError: `attacks` is no list.
-        ValueError: it is empty, or `suite` is unknown.
+        ValueError: it is empty or holds one of `EXTRAS` twice, or `suite` is unknown.
     """
     if suite is not None:
         return SUITES[check_choice("suite", suite, list(SUITES))]
@@ -173,11 +174,14 @@ def _chosen(attacks: Sequence[Any], suite: str | None) -> tuple[Any, ...]:
     attacks = tuple(attacks)
     if not attacks:
         raise ValueError(f"attacks is empty; choose from {KNOWN}")
+    for extra in EXTRAS:
+        if attacks.count(extra) > 1:
+            raise ValueError(f"attacks holds {extra!r} twice")
     return attacks
 
 
 def _is_extra(attack: Any) -> bool:
-    return isinstance(attack, str) and attack in ("gradients", "corruptions")
+    return isinstance(attack, str) and attack in EXTRAS
 
 
 def _adaptive_budget(adaptive: Budget | None, eps: float) -> Budget:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from ..attacks.pixel_ag import pixel_ag
 from ..budget import Budget
 from ..network.batching import in_parts
 from ..objectives import AT, ascent
+from ..pixel_budget import PixelBudget
 from .common import correct, random_start
 from .entries import ByBatch, Rows
 
@@ -64,6 +66,23 @@ class IterativeAttack(ByBatch):
     def split(self, run: Callable[[slice], Rows], model: nn.Module, images: Tensor) -> list[Rows]:
         """Call `run` on the rows of a batch, whose random starts do not depend on what else is in it."""
         return in_parts(run, model, images)
+
+    def piece(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Return what has to be kept of a batch, the number of maps that say nothing about their image with it."""
+        if not isinstance(self.budget, PixelBudget):
+            return super().piece(model, images, labels)
+        before = self.budget.no_signal
+        piece = super().piece(model, images, labels)
+        return piece | {"no_signal": self.budget.no_signal - before, "maps": len(images)}
+
+    def warnings(self, pieces: list[dict[str, Any]]) -> list[str]:
+        """Return how many images have no map, and so the larger radius everywhere."""
+        missing, maps = (sum(piece.get(what, 0) for piece in pieces) for what in ("no_signal", "maps"))
+        if not missing:
+            return []
+        return [
+            f"{missing} of {maps} maps had no signal, so that all pixels of their images may move by {self.eps:.4g}"
+        ]
 
     def run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Rows:
         """Return the flags of one batch after every number of steps asked for."""

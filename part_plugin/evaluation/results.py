@@ -153,7 +153,7 @@ class Evaluation:
         if self.corruptions is not None:
             parts += ["## Common corruptions", self.corruptions.markdown()]
         card = "\n".join(f"- {name}: {value}" for name, value in self.card.items())
-        return "\n\n".join([*parts, "## What was evaluated", card, ""])
+        return "\n\n".join([*parts, "## What was evaluated", card]) + "\n"
 
     def save(self, path: StrPath) -> None:
         """Write PATH.json, which `load` reads, PATH.md and PATH.csv, with PATH for `path`.
