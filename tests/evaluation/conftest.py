@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from part_plugin import PART
-from part_plugin.evaluation import AttackResult, CorruptionResult, Evaluation, GradientChecks
+from part_plugin.evaluation import AttackResult, CorruptionResult, Evaluation, GradientChecks, corrupted
 from part_plugin.evaluation.gradient_result import Check
 
 EPS = 0.1
@@ -103,3 +103,27 @@ def by_hand():
     corruptions = CorruptionResult(pd.DataFrame([[0.9, 0.7], [0.5, 0.25]], index, columns), "CIFAR-10-C files", 20)
     labels = np.array([0, 0, 4, 4, 4, 1])
     return Evaluation("mine", EPS, 3, results, labels, dict(CARD), gradients, corruptions, ["its logits change"])
+
+
+@pytest.fixture(scope="session")
+def labels(cifar_net, photos):
+    """What the network makes of the clean photographs: its accuracy on them is 1."""
+    with torch.no_grad():
+        return cifar_net(photos).argmax(1)
+
+
+@pytest.fixture(scope="session")
+def cifar_10_c(tmp_path_factory, photos, labels):
+    """A folder in CIFAR-10-C's layout with two corruptions; all but eight images per severity are black."""
+    folder = tmp_path_factory.mktemp("data") / "CIFAR-10-C"
+    folder.mkdir()
+    for name in ("fog", "contrast"):
+        images = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (50_000, 32, 32, 3))
+        for severity in range(1, 6):
+            pictures = (255 * corrupted(photos, name, severity)).round().byte().permute(0, 2, 3, 1)
+            images[10_000 * (severity - 1) :][: len(photos)] = pictures.numpy()
+        images.flush()
+    classes = np.zeros(10_000, np.uint8)
+    classes[: len(labels)] = labels.numpy()
+    np.save(folder / "labels.npy", np.tile(classes, 5))
+    return folder.parent
