@@ -39,7 +39,7 @@ def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators that toolkits draw from, that of `device` too, and put them back as they were."""
+    """Seed the global generators that toolkits draw from with `seed`, also on `device`, and put them back after it."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         state = np.random.get_state()
         torch.manual_seed(seed)

@@ -8,7 +8,13 @@ from typing import Any
 
 @dataclass
 class Check:
-    """One behaviour: what was expected, what was measured, and whether they agree."""
+    """One of the behaviours.
+
+    Attributes:
+        behaviour: what was expected.
+        measured: accuracies, to read.
+        passed: whether they agree.
+    """
 
     behaviour: str
     measured: str

@@ -35,7 +35,7 @@ def test_accuracies_are_those_computed_by_hand(cifar_net, photos, labels):
 
 @pytest.fixture(scope="module")
 def small_net(photos):
-    """A network of random weights, which is right about the photographs by definition, and no class is its favourite."""
+    """A network of random weights, which is right about the photographs by definition and favours no class."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
         net = SmallNet(3).eval()
