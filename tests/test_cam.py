@@ -1,24 +1,20 @@
 import pytest
 import torch
-import torchvision
 from conftest import SmallNet, assert_untouched, snapshot
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from torch import nn
 from torch.nn.functional import interpolate
 
-import part_plugin.adapters.robustbench  # noqa: F401  (makes robustbench importable)
 from part_plugin import PixelBudget, class_activation_map
-from part_plugin.target_layers import _found, resolve_target_layers
+from part_plugin.adapters.robustbench import build_model
 
 LIBRARY = {"gradcam": GradCAM, "xgradcam": XGradCAM, "layercam": LayerCAM}
 
 
 @pytest.fixture(scope="module")
 def wide_resnet():
-    from robustbench.model_zoo.architectures.wide_resnet import WideResNet
-
     torch.manual_seed(0)
-    return WideResNet(depth=34, widen_factor=10).eval()
+    return build_model("wide_resnet.WideResNet", {"depth": 34, "widen_factor": 1}).eval()
 
 
 @pytest.fixture(params=["resnet18", "wide_resnet"])
@@ -84,72 +80,6 @@ def test_any_class_of_the_library_serves(cifar_net, photos, cam):
     library.activations_and_grads.release()
     assert maps.shape == (8, 1, 32, 32)
     torch.testing.assert_close(maps[:, 0], theirs, atol=1e-5, rtol=0)
-
-
-def found(model, images):
-    _found.clear()
-    (name,) = resolve_target_layers(model, None, images)
-    return name
-
-
-@pytest.mark.parametrize(
-    ("make", "size", "expected"),
-    [
-        (lambda: torchvision.models.resnet18(num_classes=10), 64, "layer4"),
-        (lambda: torchvision.models.vgg11_bn(num_classes=10), 64, "features"),
-        (lambda: torchvision.models.densenet121(num_classes=10), 64, "features"),
-        (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), 64, "features"),
-        (lambda: nn.Sequential(nn.Upsample(64), torchvision.models.resnet18(num_classes=10)), 32, "1.layer4"),
-        (lambda: torchvision.models.squeezenet1_1(num_classes=10), 64, "classifier.2"),
-    ],
-    ids=["resnet", "vgg", "densenet", "mobilenet", "sequential", "squeezenet"],
-)
-def test_the_last_layer_with_spatial_extent_is_found(make, size, expected):
-    torch.manual_seed(0)
-    model = make().eval()
-    images = torch.rand(2, 3, size, size)
-    assert found(model, images) == expected
-    maps = class_activation_map(model, images)
-    assert maps.shape == (2, 1, size, size)
-    assert maps.isfinite().all()
-
-
-def test_wide_resnet_layer_is_found(wide_resnet, photos):
-    assert found(wide_resnet, photos) == "relu"
-
-
-def test_vgg_on_images_too_small_for_its_pooling_grid():
-    """At 32x32 VGG's last features are 1x1, which its pooling only repeats: the layer before is found."""
-    torch.manual_seed(0)
-    model = torchvision.models.vgg11_bn(num_classes=10).eval()
-    assert found(model, torch.rand(2, 3, 32, 32)) == "features.27"
-
-
-def test_tokens_need_a_target_layer_and_a_reshape_transform():
-    torch.manual_seed(0)
-    model = torchvision.models.vit_b_16(image_size=32, num_classes=10).eval()
-    images = torch.rand(2, 3, 32, 32)
-    with pytest.raises(ValueError, match="pass target_layers"):
-        class_activation_map(model, images)
-    with pytest.raises(ValueError, match=r"gives \(2, 5, 768\).*pass reshape_transform"):
-        class_activation_map(model, images, target_layers="encoder.layers.encoder_layer_10")
-
-    def grid(tokens):
-        return tokens[:, 1:].reshape(len(tokens), 2, 2, -1).permute(0, 3, 1, 2)
-
-    ours = class_activation_map(model, images, target_layers="encoder.layers.encoder_layer_10", reshape_transform=grid)
-    library = GradCAM(model, [model.encoder.layers.encoder_layer_10], reshape_transform=grid)
-    torch.testing.assert_close(ours[:, 0], torch.from_numpy(library(images, None)), atol=1e-4, rtol=0)
-
-
-def test_names_with_prefixes_of_wrappers(digits_net, batch):
-    expected = class_activation_map(digits_net, batch[0], target_layers="features.2")
-    wrapped = nn.DataParallel(digits_net)
-    for layer in ("features.2", "module.features.2", digits_net.features[2]):
-        assert torch.equal(class_activation_map(wrapped, batch[0], target_layers=layer), expected)
-    compiled = torch.compile(digits_net, backend="eager")
-    compiled(batch[0])
-    assert torch.equal(class_activation_map(compiled, batch[0], target_layers="_orig_mod.features.2"), expected)
 
 
 class Outputs(nn.Module):
@@ -268,14 +198,3 @@ def test_wrong_arguments(digits_net, batch, options, message):
     digits_net.spare = nn.Conv2d(1, 1, 1)
     with pytest.raises(ValueError, match=message):
         class_activation_map(digits_net, **({"images": batch[0]} | options))
-
-
-def test_a_target_layer_that_is_no_layer(digits_net, batch):
-    with pytest.raises(TypeError, match="target_layers holds a int"):
-        class_activation_map(digits_net, batch[0], target_layers=[3])
-
-
-def test_a_model_without_spatial_layers():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(ValueError, match="Sequential has no module with an .N, C, h, w. output"):
-        class_activation_map(model, torch.rand(2, 1, 8, 8))

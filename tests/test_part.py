@@ -72,7 +72,7 @@ def test_masks_are_remembered_per_sample_between_renewals(digits_net, digits):
     index = torch.tensor([40, 3, 17])
     expected = part.budget.weights(digits_net, x[index])[0]
     nn.init.normal_(digits_net.head.weight)  # the remembered masks do not follow the weights
-    assert torch.equal(part._remembered(digits_net, x[index], y[index], index), expected)
+    assert torch.equal(part.scheduled.remembered(digits_net, x[index], y[index], index), expected)
     assert not torch.equal(part.budget.weights(digits_net, x[index])[0], expected)
 
 
@@ -80,7 +80,7 @@ def test_remembered_masks_take_a_bit_per_pixel(digits_net, digits):
     part = PART("at", burn_in=0, mask_every=10, **SETTINGS)
     part.set_epoch(0)
     part.perturb(digits_net, digits[0][:64], digits[1][:64], torch.arange(64))
-    assert sum(mask.nbytes for mask in part._masks.values()) == 64 * 8 * 8 / 8
+    assert part.state_dict()["masks"].nbytes == 64 * 8 * 8 / 8
 
 
 def test_masks_that_are_remembered_need_an_index(digits_net, batch):
@@ -315,7 +315,7 @@ def test_masks_are_remembered_ahead_of_training(digits_net, batch):
     assert_untouched(digits_net, before)
     assert not part.masks_due()
     assert torch.equal(torch.stack([part.mask_of(key, (8, 8)) for key in index.tolist()]), expected)
-    assert sum(mask.nbytes for mask in part._masks.values()) == 16 * 64 / 8  # a bit per pixel
+    assert part.state_dict()["masks"].nbytes == 16 * 64 / 8  # a bit per pixel
     part.set_epoch(2)
     assert not part.masks_due()
     part.set_epoch(3)
@@ -335,3 +335,22 @@ def test_attacked_in_parts_is_attacked_at_once(robust_net, batch, monkeypatch, o
         assert part.attacked == 16 * (3 if attack == "mma" else 1)
     for adv in found[:2]:  # the sign of a gradient that is zero but for rounding may differ
         assert ((adv - found[2]).abs() > 1e-6).float().mean() < 0.01
+
+
+def test_the_map_shares_its_forward_pass_with_trades(digits_net, batch):
+    """PART-T runs the network as often as TRADES does, and attacks from the same natural logits."""
+    counts = {}
+    batching.rows_at_once(digits_net, batch[0])  # looks at one image, once for a network
+    for name, eps_low in (("TRADES", 0.1), ("PART-T", 0.08)):
+        part = PART("trades", eps=0.1, eps_low=eps_low, alpha=0.03, steps=3, burn_in=0, target_layers="features")
+        calls = []
+        handle = digits_net.register_forward_hook(lambda *call, calls=calls: calls.append(len(call[1][0])))
+        part.loss(digits_net, *batch)
+        handle.remove()
+        counts[name] = calls
+    assert counts["PART-T"] == counts["TRADES"] == [16] * 6
+    important, logits = part.budget.weights(digits_net, *batch)
+    with torch.no_grad():
+        assert torch.equal(logits, digits_net(batch[0]))
+    expected = PixelBudget(target_layers="features").weights(digits_net, *batch)[0]
+    assert torch.equal(important, expected)
