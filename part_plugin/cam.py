@@ -203,7 +203,7 @@ def _checked(maps: Any, images: Tensor) -> Tensor:
     found: Tensor = maps.detach().to(images.device, torch.promote_types(maps.dtype, torch.float32))
     found = found[:, None] if found.dim() == 3 else found.mean(1, keepdim=True)
     largest = found.abs().amax((1, 2, 3), keepdim=True)
-    return found / largest.clamp_min(torch.finfo(maps.dtype).tiny)  # any scale: `scaled` is made for that of GradCAM
+    return found / largest.clamp_min(torch.finfo(found.dtype).tiny)  # any scale: `scaled` is made for that of GradCAM
 
 
 def _record(

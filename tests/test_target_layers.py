@@ -1,5 +1,8 @@
 """Which layer a map is taken from."""
 
+import logging
+import re
+
 import pytest
 import torch
 import torchvision
@@ -8,7 +11,7 @@ from torch import nn
 
 from part_plugin import class_activation_map
 from part_plugin.adapters.robustbench import build_model
-from part_plugin.target_layers import _found, resolve_target_layers
+from part_plugin.target_layers import _found, as_maps, layer_names, resolve_target_layers
 
 
 def found(model, images):
@@ -87,3 +90,72 @@ def test_a_model_without_spatial_layers():
 def test_wide_resnet_layer_is_found(photos):
     model = build_model("wide_resnet.WideResNet", {"depth": 10, "widen_factor": 1}).eval()
     assert found(model, photos) == "relu"
+
+
+def test_the_layer_is_looked_for_again_at_another_size():
+    """At 64x64 VGG's last features are 2x2, at 32x32 only the layer before has any extent."""
+    torch.manual_seed(0)
+    model = torchvision.models.vgg11_bn(num_classes=10).eval()
+    large, small = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 32, 32)
+    names = [next(iter(resolve_target_layers(model, None, images))) for images in (large, small, large, small)]
+    assert names == ["features", "features.27", "features", "features.27"]
+
+
+def test_the_layer_is_looked_for_once_and_said_once(digits_net, batch, caplog):
+    calls = []
+    digits_net.head.register_forward_hook(lambda *call: calls.append(len(call[1][0])))
+    with caplog.at_level(logging.INFO, logger="part_plugin"):
+        for _ in range(2):
+            assert resolve_target_layers(digits_net, None, batch[0]) == {"features": digits_net.features}
+    assert calls == [1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "target_layers=None: 'features' of SmallNet is mapped"
+    ]
+
+
+def test_looking_for_the_layer_changes_no_image(digits_net, batch):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = digits_net
+
+        def forward(self, x):
+            return self.net(x.sub_(0.5))
+
+    images = batch[0].clone()
+    assert found(InPlace(), images) == "net.features"
+    assert torch.equal(images, batch[0])
+
+
+def test_layers_by_name_and_by_module(digits_net, batch):
+    layers = resolve_target_layers(nn.DataParallel(digits_net), ["features.2", digits_net.features], batch[0])
+    assert list(layers.items()) == [("features.2", digits_net.features[2]), ("features", digits_net.features)]
+
+
+def test_the_nearest_names_are_told(digits_net, batch):
+    message = "target_layers='feature' is no module of the model; the nearest are ['features', "
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        resolve_target_layers(digits_net, "feature", batch[0])
+    message = "target_layers='' is no module of the model; the nearest are "
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        resolve_target_layers(digits_net, "", batch[0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_what_a_layer_gives_as_maps(dtype, expected):
+    tensor = torch.rand(2, 4, 6, dtype=torch.float64).to(dtype)
+    maps = as_maps("x", tensor, lambda tokens: tokens.permute(0, 2, 1).unflatten(2, (2, 2)))
+    assert maps.dtype == expected
+    assert torch.equal(maps, tensor.permute(0, 2, 1).reshape(2, 6, 2, 2).to(expected))
+    with pytest.raises(
+        ValueError, match=r"^target layer 'x' gives \(2, 4, 6\); \(N, C, h, w\) is needed: pass reshape_transform$"
+    ):
+        as_maps("x", tensor, None)
+
+
+def test_names_of_layers():
+    relu = nn.ReLU()
+    assert [layer_names(layers) for layers in (None, "a.b", relu, ["a.b", relu])] == ["auto", "a.b", "ReLU", "a.b+ReLU"]

@@ -242,3 +242,47 @@ def test_no_memory_at_all_is_an_error(robust_net, batch, error):
     with pytest.raises(error, match="no room for 1"):
         attack.advance(3)
     assert limited.refused <= 8
+
+
+def test_targets_are_the_most_likely_wrong_classes(digits_net, batch):
+    """Class by class in their order, also where the network errs."""
+    labels = (digits_net(batch[0]).argmax(1) + torch.arange(16) % 2) % 10
+    attack = MinimumMargin(digits_net, batch[0], labels, torch.full((16, 1, 8, 8), EPS), EPS / 4, targets=4)
+    for row, (scores, label) in enumerate(zip(digits_net(batch[0]).tolist(), labels.tolist(), strict=True)):
+        wrong = sorted((k for k in range(10) if k != label), key=lambda k: -scores[k])
+        assert attack.targets.reshape(4, 16)[:, row].tolist() == wrong[:4]
+
+
+def test_only_the_very_first_gradient_is_shown(digits_net, batch):
+    seen = []
+    attack = MinimumMargin(
+        digits_net, *batch, torch.full((16, 1, 8, 8), EPS), EPS / 4, targets=2, on_first_gradient=seen.append
+    )
+    attack.advance(2)
+    attack.advance(2)
+    assert [gradient.shape for gradient in seen] == [(32, 1, 8, 8)]
+
+
+@pytest.mark.parametrize("clip", [(0.0, 1.0), (-1.0, 2.0), (0.1, 0.9)])
+def test_it_stays_in_the_range_it_is_given(digits_net, batch, clip):
+    images = batch[0].clamp(*clip)
+    adv = MinimumMargin(digits_net, images, batch[1], torch.full((16, 1, 8, 8), 0.5), 0.2, clip=clip).advance(4)
+    assert adv.min() == clip[0] or clip == (-1.0, 2.0)
+    assert adv.max() == clip[1] or clip == (-1.0, 2.0)
+    assert adv.min() >= clip[0]
+    assert adv.max() <= clip[1]
+    assert clip != (-1.0, 2.0) or (adv.min() < -0.1 and adv.max() > 1.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"targets": 0}, ValueError, "targets=0 is not allowed; it must be >= 1"),
+        ({"targets": 1.5}, TypeError, "targets=1.5 is a float; an integer is needed"),
+        ({"labels": torch.full((16,), 10)}, ValueError, "labels contain class 10; allowed is 0 to 9"),
+    ],
+)
+def test_wrong_arguments(digits_net, batch, change, error, message):
+    arguments = {"images": batch[0], "labels": batch[1], "radii": torch.full((16, 1, 8, 8), EPS), "alpha": EPS}
+    with pytest.raises(error, match=f"^{message}$"):
+        MinimumMargin(digits_net, **arguments | change)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from problems import problems, within
 from torch import nn
 
-from part_plugin.attacks.pixel_ag import pixel_ag
+from part_plugin.attacks.pixel_ag import GradientCount, pixel_ag
 from part_plugin.attacks.projection import gaussian_start, uniform_start
 
 
@@ -77,3 +77,70 @@ def test_brute_force_finds_nothing_better_on_a_linear_classifier():
     )
     best = max(float(loss(x + signs * radii).detach()) for signs in corners)
     assert float(loss(adv).detach()) == pytest.approx(best, abs=1e-12)
+
+
+def by_hand(loss, images, radii, alpha, steps, start, clip):
+    """Eq. 4, pixel by pixel in Python's own numbers."""
+    adv = start.clone()
+    for _ in range(steps):
+        adv.requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(adv), adv)
+        values = []
+        for a, g, x, r in zip(*(t.flatten().tolist() for t in (adv, gradient, images, radii)), strict=True):
+            moved = a + alpha * ((g > 0) - (g < 0))
+            moved = x + min(max(moved - x, -r), r)
+            values.append(min(max(moved, clip[0]), clip[1]))
+        adv = torch.tensor(values, dtype=images.dtype).view_as(images)
+    return adv
+
+
+@pytest.mark.parametrize("clip", [(0.0, 1.0), (0.2, 0.7), (-1.0, 3.0)])
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_it_is_equation_4(digits_net, batch, clip, steps):
+    net, images, labels = digits_net.double(), batch[0].double().clamp(*clip), batch[1]
+    generator = torch.Generator().manual_seed(0)
+    radii = 0.2 * torch.rand(images.shape, generator=generator, dtype=torch.float64)
+    start = uniform_start(images, radii, 0.2, clip, generator)
+    copies = [tensor.clone() for tensor in (images, radii, start)]
+
+    def loss(adv):
+        return nn.functional.cross_entropy(net(adv), labels)
+
+    adv = pixel_ag(loss, images, radii, 0.07, steps, start, clip)
+    torch.testing.assert_close(adv, by_hand(loss, images, radii, 0.07, steps, start, clip), rtol=0, atol=1e-12)
+    for tensor, copied in zip((images, radii, start), copies, strict=True):
+        assert torch.equal(tensor, copied)
+    assert torch.equal(
+        pixel_ag(loss, images, radii, 0.07, steps, None, clip), pixel_ag(loss, images, radii, 0.07, steps, images, clip)
+    )
+
+
+def test_only_the_first_gradient_is_shown(digits_net, batch):
+    seen = []
+
+    def loss(adv):
+        return nn.functional.cross_entropy(digits_net(adv), batch[1])
+
+    pixel_ag(loss, batch[0], torch.full((1,), 0.1), 0.05, 3, on_first_gradient=seen.append)
+    images = batch[0].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(images), images)
+    assert len(seen) == 1
+    assert torch.equal(seen[0], expected)
+
+
+def test_gradients_that_are_missing_are_counted():
+    gradient = torch.ones(6, 2, 3, 3)
+    gradient[0] = 0
+    gradient[1, 0, 0, 0] = torch.nan
+    gradient[2] = torch.nan
+    gradient[3, 1, 2, 2] = -torch.inf
+    gradient[4] = 0
+    gradient[4, 1, 1, 1] = -1e-30
+    count = GradientCount()
+    assert (count.samples, count.missing) == (0, 0)
+    count(gradient)
+    assert (count.samples, count.missing) == (6, 4)
+    count(gradient[4:])
+    assert (count.samples, count.missing) == (8, 4)
+    count(gradient[:1])
+    assert (count.samples, count.missing) == (9, 5)

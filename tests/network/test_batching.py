@@ -91,3 +91,52 @@ def test_an_error_that_smaller_parts_do_not_mend(rows):
     with pytest.raises(ArithmeticError):
         within_memory(broken, rows)
     assert tried == [slice(0, rows)]
+
+
+def test_other_errors_are_not_taken_for_full_memory():
+    tried = []
+
+    def broken(part):
+        tried.append(part)
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="^mat1 and mat2 shapes cannot be multiplied$"):
+        within_memory(broken, 8)
+    assert tried == [slice(0, 8)]
+
+
+def test_a_cpu_without_memory_says_so_in_words():
+    def work(part):
+        if part.stop - part.start > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12345 bytes.")
+        return part
+
+    assert within_memory(work, 8) == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "expected"),
+    [(5, 2, [2, 2, 1]), (4, 2, [2, 2]), (3, 10, [3]), (3, None, [3]), (0, 4, []), (2, 1, [1, 1])],
+)
+def test_parts_of_a_given_size(rows, size, expected):
+    parts = within_memory(lambda part: part, rows, size)
+    assert [part.stop - part.start for part in parts] == expected
+    assert [row for part in parts for row in range(rows)[part]] == list(range(rows))
+
+
+def test_in_parts_takes_what_suits_the_network(digits_net, batch, monkeypatch):
+    """32 channels of 8x8 are 2,048 values an image; images at least one at a time."""
+    for values, expected in ((5 * 2048, [5, 5, 5, 1]), (5 * 2048 - 1, [4, 4, 4, 4]), (1, [1] * 16), (10**9, [16])):
+        monkeypatch.setattr(batching, "VALUES_AT_ONCE", values)
+        parts = batching.in_parts(lambda part: part, digits_net, batch[0])
+        assert [part.stop - part.start for part in parts] == expected
+
+
+def test_the_largest_activation_is_that_of_the_image_size(digits_net, monkeypatch):
+    monkeypatch.setattr(batching, "VALUES_AT_ONCE", 32 * 64 * 8)
+    assert [batching.rows_at_once(digits_net, torch.rand(16, 1, size, size)) for size in (8, 16, 8)] == [8, 2, 8]
+
+
+def test_the_image_itself_may_be_largest(monkeypatch):
+    monkeypatch.setattr(batching, "VALUES_AT_ONCE", 3 * 64)
+    assert batching.rows_at_once(nn.Sequential(nn.MaxPool2d(8), nn.Flatten()), torch.rand(16, 1, 8, 8)) == 3

@@ -10,7 +10,7 @@ from part_plugin import PART
 from part_plugin.network.fast import accelerated, check_fast
 from part_plugin.network.fold import foldable_pairs
 from part_plugin.network.isolation import eval_mode, frozen
-from part_plugin.network.view import logits_of
+from part_plugin.network.view import ModelView, logits_of
 
 
 def gradient(model, images, labels, *fast):
@@ -115,3 +115,36 @@ def test_unknown_options(fast, message):
         check_fast(fast)
     with pytest.raises(ValueError, match=message):
         PART(fast=fast)
+
+
+def test_an_error_without_words(digits_net, batch, caplog, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert torch.equal(gradient(digits_net, *batch, "compile"), gradient(digits_net, *batch))
+    assert "fails for SmallNet (RuntimeError); it runs without" in caplog.text
+
+
+def test_options_in_any_form():
+    assert check_fast("fold") == ("fold",)
+    assert check_fast(["fold", "bfloat16"]) == ("fold", "bfloat16")
+    assert check_fast(()) == ()
+
+
+@pytest.mark.parametrize("options", [(), ("fold",), ("bfloat16",)])
+def test_a_view_is_attacked_behind_its_normalisation(digits_net, batch, options):
+    view = ModelView(digits_net, lambda x: 2 * x - 0.5)
+    found = gradient(view, *batch, *options)
+    expected = 2 * plain_gradient(digits_net, 2 * batch[0] - 0.5, batch[1])
+    assert distance(found, expected) < (0.1 if "bfloat16" in options else 1e-5)
+
+
+def test_nothing_asked_for_is_nothing_changed(digits_net, batch):
+    with accelerated(digits_net, batch[0], ()) as attacked:
+        assert attacked is digits_net
+    with accelerated(digits_net, batch[0], ("bfloat16",)) as attacked, torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = digits_net(batch[0])
+        assert expected.dtype == torch.bfloat16
+        assert torch.equal(attacked(batch[0]), expected.float())

@@ -11,7 +11,7 @@ from torch import nn
 from part_plugin import PART, FixedBudget
 from part_plugin.adapters.robustbench import build_model
 from part_plugin.network.fast import accelerated
-from part_plugin.network.fold import foldable_pairs, folded
+from part_plugin.network.fold import foldable_pairs, folded, folded_weights
 from part_plugin.network.isolation import eval_mode, frozen
 from part_plugin.network.view import logits_of
 
@@ -136,3 +136,55 @@ def test_an_exception_in_a_folded_network(robust_net, batch):
         PART(budget=FixedBudget(0.1), burn_in=0, fast="fold").perturb(model, *batch)
     assert layout(model) == where
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+def test_folded_weights_against_the_formula(bias, affine):
+    torch.manual_seed(0)
+    convolution, norm = nn.Conv2d(3, 4, 3, bias=bias).double(), nn.BatchNorm2d(4, affine=affine, eps=0.01).double()
+    with torch.no_grad():
+        for tensor in (norm.running_mean, norm.running_var, *norm.parameters()):
+            tensor.uniform_(0.5, 2)
+    weight, shift = folded_weights(convolution, norm)
+    images = torch.rand(2, 3, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        expected = norm.eval()(convolution(images))
+    torch.testing.assert_close(F.conv2d(images, weight, shift), expected, rtol=1e-12, atol=1e-12)
+    assert not weight.requires_grad
+    assert not shift.requires_grad
+
+
+def test_a_batch_norm_without_running_statistics_is_left_alone(digits_net, batch, caplog):
+    digits_net.features[1] = nn.BatchNorm2d(16, track_running_stats=False)
+    (pair,) = foldable_pairs(digits_net, batch[0])
+    assert pair == (digits_net.features[3], digits_net.features[4])
+    assert distance(gradient(digits_net, *batch, "fold"), plain_gradient(digits_net, *batch)) < 1e-5
+    with pytest.raises(ValueError, match="^a batch norm without running statistics cannot be folded$"):
+        folded_weights(digits_net.features[0], digits_net.features[1])
+
+
+def test_a_network_that_works_in_place_on_its_input_is_folded_all_the_same(digits_net, batch):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = digits_net
+
+        def forward(self, x):
+            return self.net(x.sub_(0.5))
+
+    model, images = InPlace(), batch[0].clone()
+    assert len(foldable_pairs(model, images)) == 2
+    assert torch.equal(images, batch[0])
+    found = gradient(model, *batch, "fold")
+    assert distance(found, plain_gradient(digits_net, batch[0] - 0.5, batch[1])) < 1e-5
+
+
+def test_a_network_is_looked_at_once(digits_net, batch):
+    calls = []
+    digits_net.head.register_forward_hook(lambda *call: calls.append(len(call[1][0])))
+    pairs = foldable_pairs(digits_net, batch[0])
+    assert set(calls) == {2}  # two images are enough
+    seen = len(calls)
+    assert foldable_pairs(nn.DataParallel(digits_net), batch[0]) is pairs
+    assert len(calls) == seen
