@@ -63,7 +63,7 @@ class PixelEvasionAttack(PixelEvasionBase):
         eps = check_linf(getattr(attack, "norm", None), getattr(attack, "eps", None), type(attack).__name__)
         check_within("eps", eps, classifier_clip(attack.estimator))
         self.budget = make_budget(eps, eps_low, budget, **options)
-        if self.budget.eps > eps:
+        if self.budget.eps > eps * (1 + 1e-6):  # a radius in single precision may round up
             raise ValueError(f"budget reaches {self.budget.eps:g}, further than eps={eps:g} of {type(attack).__name__}")
         self.attack = attack
         super().__init__(estimator=attack.estimator)

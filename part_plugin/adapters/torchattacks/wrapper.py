@@ -52,7 +52,7 @@ class PixelAttack(PixelAttackBase):
     ):
         eps = _linf_radius(attack)
         budget = make_budget(eps, eps_low, budget, **options)
-        if budget.eps > eps:
+        if budget.eps > eps * (1 + 1e-6):  # a radius in single precision may round up
             raise ValueError(f"budget reaches {budget.eps:g}, further than eps={eps:g} of {attack.attack}")
         super().__init__(f"PixelAttack[{attack.attack}]", attack.model, budget)
         self.base_attack = attack  # torchattacks passes every later setting on to an attribute like this

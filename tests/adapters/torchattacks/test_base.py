@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchattacks.attack import Attack
 
-from part_plugin import FixedBudget, PixelAttack, PixelBudget, PixelPGD, PixelTPGD
+from part_plugin import FixedBudget, PixelAttack, PixelBudget, PixelMMA, PixelPGD, PixelTPGD
 
 
 def test_multi_attack(digits_net, batch):
@@ -71,8 +71,71 @@ def test_they_are_torchattacks_attacks(digits_net, batch, make):
 
 def test_attributes_can_be_changed_as_in_torchattacks(digits_net, batch):
     attack = PixelPGD(digits_net, eps=EPS, eps_low=EPS / 2)
-    attack.eps, attack.eps_low, attack.steps = EPS / 4, EPS / 4, 3
+    attack.eps_low, attack.eps, attack.steps = EPS / 4, EPS / 4, 3
     assert torch.equal(run(attack, *batch), run(torchattacks.PGD(digits_net, eps=EPS / 4, steps=3), *batch))
+
+
+EVERY = {
+    "PixelPGD": PixelPGD,
+    "PixelTPGD": PixelTPGD,
+    "PixelMMA": PixelMMA,
+    "PixelAttack": lambda net, eps=8 / 255, **options: PixelAttack(torchattacks.FGSM(net, eps=eps), **options),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_eps_that_is_changed_takes_the_paper_s_ratio_with_it(digits_net, batch, name):
+    attack = EVERY[name](digits_net)
+    attack.eps = 0.5
+    assert (attack.eps, attack.eps_low, attack.budget.eps, attack.budget.eps_low) == (0.5, 0.4375, 0.5, 0.4375)
+    assert torch.equal(run(attack, *batch), run(EVERY[name](digits_net, eps=0.5), *batch))
+    if name == "PixelAttack":
+        assert attack.base_attack.eps == 0.5
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_eps_low_that_was_given_is_kept(digits_net, name):
+    attack = EVERY[name](digits_net, eps_low=6 / 255)
+    attack.eps = 16 / 255
+    assert (attack.eps, attack.eps_low) == (16 / 255, 6 / 255)
+    with pytest.raises(ValueError) as caught:
+        attack.eps = 4 / 255
+    assert str(caught.value) == "eps_low=0.0235294 is larger than eps=0.0156863; it must be <= eps"
+    assert (attack.eps, attack.budget.eps, attack.eps_low) == (16 / 255, 16 / 255, 6 / 255)
+    with pytest.raises(ValueError) as caught:
+        attack.eps_low = 20 / 255
+    assert str(caught.value) == "eps_low=0.0784314 is larger than eps=0.0627451; it must be <= eps"
+    attack.eps_low = None
+    assert attack.eps_low == 14 / 255
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (8, ValueError, "eps=8 is larger than the range of the images, 1; did you mean 8/255?"),
+        (-0.1, ValueError, "eps=-0.1 is not allowed; it must be >= 0"),
+        ("8/255", TypeError, "eps='8/255' is a str; a number is needed"),
+    ],
+)
+def test_an_eps_that_is_not_allowed_is_not_set(digits_net, name, value, error, message):
+    attack = EVERY[name](digits_net)
+    with pytest.raises(error) as caught:
+        attack.eps = value
+    assert str(caught.value) == message
+    assert (attack.eps, attack.budget.eps) == (8 / 255, 8 / 255)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_fixed_budget_keeps_its_radii(digits_net, name):
+    attack = EVERY[name](digits_net, budget=FixedBudget(4 / 256))
+    for setting in ("eps", "eps_low"):
+        with pytest.raises(ValueError) as caught:
+            setattr(attack, setting, 0.01)
+        assert str(caught.value) == (
+            f"{setting}=0.01 cannot be set: FixedBudget(eps=0.015625) keeps its radii; make a new attack"
+        )
+    assert attack.budget.eps == 4 / 256
 
 
 def test_the_attack_follows_the_weights(digits_net, batch):
@@ -194,7 +257,7 @@ def test_no_pixel_leaves_its_budget(name, channels, height, width, eps, ratio, k
     labels = torch.randint(4, (3,))
     eps_low = eps * ratio
     budget = {
-        "map": lambda: PixelBudget(eps, eps_low, cam),
+        "map": lambda: PixelBudget(eps, eps_low, cam=cam),
         "random": lambda: FixedBudget(eps * torch.rand(3, 1, height, width)),
         "quadrant": lambda: FixedBudget.quadrant("top-right", eps, eps_low, (height, width)),
     }[kind]()
@@ -222,29 +285,6 @@ def test_no_pixel_leaves_its_budget(name, channels, height, width, eps, ratio, k
     assert adv.max() <= 1 + tolerance
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda net: PixelPGD(net, steps=0), "steps=0 is not allowed; it must be >= 1"),
-        (lambda net: PixelPGD(net, alpha=-1), "alpha=-1 is not allowed; it must be > 0"),
-        (lambda net: PixelPGD(net, eps=4 / 255), "eps_low=0.027451 is larger than eps=0.0156863"),
-        (lambda net: PixelTPGD(net, steps=0), "steps=0 is not allowed; it must be >= 1"),
-        (lambda net: PixelAttack(torchattacks.PGDL2(net)), "attack=PGDL2 cannot be given a budget per pixel"),
-        (lambda net: PixelAttack(torchattacks.CW(net)), "attack=CW cannot be given .*PART, Appendix A"),
-        (lambda net: PixelAttack(torchattacks.APGD(net, norm="L2")), "attack=APGD cannot be given"),
-        (lambda net: PixelAttack(torchattacks.DeepFool(net)), "attack=DeepFool cannot be given"),
-        (lambda net: PixelAttack(PixelPGD(net)), "attack=PixelPGD has a budget per pixel already"),
-        (
-            lambda net: PixelAttack(torchattacks.FGSM(net), budget=FixedBudget(0.5)),
-            "budget reaches 0.5, further than eps=0.0313725 of FGSM",
-        ),
-    ],
-)
-def test_wrong_settings(digits_net, make, message):
-    with pytest.raises(ValueError, match=message):
-        make(digits_net)
-
-
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
@@ -252,12 +292,26 @@ def test_wrong_settings(digits_net, make, message):
         (
             lambda x, y: (3 * x - 1, y),
             ValueError,
-            r"images span \[-1, 2\]; allowed is \[0, 1\]; call set_normalization",
+            "images span [-1, 2]; allowed is [0, 1]; "
+            "call set_normalization_used(mean, std) or move the normalisation into the model",
         ),
-        (lambda x, y: ((x * 255).long(), y), TypeError, "images are torch.int64"),
-        (lambda x, y: (x, y[:-1]), ValueError, r"labels have shape \(15,\); expected \(16,\)"),
+        (
+            lambda x, y: ((x * 255).long(), y),
+            TypeError,
+            "images are torch.int64; a floating-point tensor is needed (uint8 / 255 for pictures)",
+        ),
+        (lambda x, y: (x * torch.nan, y), ValueError, "images contain NaN or infinite values; they must be finite"),
+        (lambda x, y: (x[0], y), ValueError, "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed"),
+        (
+            lambda x, y: (x.numpy(), y),
+            TypeError,
+            "images are ndarray; a floating-point tensor is needed (uint8 / 255 for pictures)",
+        ),
+        (lambda x, y: (x, y[:-1]), ValueError, "labels have shape (15,); expected (16,), (16, 1) or (16, K)"),
+        (lambda x, y: (x, y + 0.5), ValueError, "labels are not whole numbers; class indices are needed"),
     ],
 )
 def test_wrong_batches(digits_net, batch, name, change, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error) as caught:
         ATTACKS[name](digits_net)(*change(*batch))
+    assert str(caught.value) == message
