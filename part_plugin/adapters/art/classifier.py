@@ -55,7 +55,7 @@ def classifier_criterion(classifier: PyTorchClassifier) -> Criterion:
 
     def criterion(logits: Tensor, labels: Tensor) -> Tensor:
         if not (classifier._reduce_labels and classifier._int_labels):
-            labels = classifier.reduce_labels(F.one_hot(labels, classifier.nb_classes))
+            labels = classifier.reduce_labels(F.one_hot(labels, classifier.nb_classes).to(logits.dtype))
         loss: Tensor = classifier.loss(logits, labels)
         return loss
 

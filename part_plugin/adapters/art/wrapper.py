@@ -60,7 +60,7 @@ class PixelEvasionAttack(PixelEvasionBase):
         if isinstance(attack, PixelEvasionBase):
             raise ValueError(f"attack is a {type(attack).__name__}, which has a budget per pixel already")
         check_classifier(attack.estimator)
-        eps = check_linf(getattr(attack, "norm", None), getattr(attack, "eps", None), type(attack).__name__)
+        eps = linf_radius(attack)
         check_within("eps", eps, classifier_clip(attack.estimator))
         self.budget = make_budget(eps, eps_low, budget, **options)
         if self.budget.eps > eps * (1 + 1e-6):  # a radius in single precision may round up
@@ -115,6 +115,11 @@ class PixelEvasionAttack(PixelEvasionBase):
         return pull_back(images, z, radii, mask, classifier_clip(self.estimator))
 
 
+def linf_radius(attack: EvasionAttack) -> float:
+    """Return eps of an attack if it can be given a budget per pixel; see `check_linf`."""
+    return check_linf(getattr(attack, "norm", None), getattr(attack, "eps", None), type(attack).__name__)
+
+
 def lift(attack: Any, **options: Any) -> PixelEvasionBase:
     """Return the Pixel-AG form of an ART attack; one that has a budget already is returned as it is.
 
@@ -135,6 +140,7 @@ def lift(attack: Any, **options: Any) -> PixelEvasionBase:
         return attack
     if not isinstance(attack, EvasionAttack):
         raise TypeError(f"attacks holds a {type(attack).__name__}; ART EvasionAttack instances are needed")
+    linf_radius(attack)  # by the name that the user knows it under
     inner = getattr(attack, "_attack", attack)
     plain = (ProjectedGradientDescent, ProjectedGradientDescentPyTorch, BasicIterativeMethod)
     if type(attack) not in plain or inner.decay is not None or inner.random_eps:

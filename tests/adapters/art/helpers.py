@@ -10,11 +10,11 @@ from torch import nn
 EPS = 0.1
 
 
-def classify(net, clip_values=(0.0, 1.0), preprocessing=(0.0, 1.0), optimizer=True, **options):
+def classify(net, clip_values=(0.0, 1.0), preprocessing=(0.0, 1.0), optimizer=True, loss=None, **options):
     shape = (net.features[0].in_channels, 8, 8)
     return PyTorchClassifier(
         net,
-        loss=nn.CrossEntropyLoss(),
+        loss=loss or nn.CrossEntropyLoss(),
         input_shape=shape,
         nb_classes=net.head.out_features,
         optimizer=torch.optim.SGD(net.parameters(), 0.05, momentum=0.9) if optimizer else None,

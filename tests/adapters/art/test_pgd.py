@@ -8,10 +8,12 @@ import torch
 from adapters.art.helpers import classify, run
 from art.attacks.evasion import (
     ProjectedGradientDescent,
+    ProjectedGradientDescentPyTorch,
 )
 from torch import nn
 
 from part_plugin import (
+    FixedBudget,
     PixelBudget,
     PixelProjectedGradientDescent,
 )
@@ -30,6 +32,71 @@ def test_equal_radii_give_arts_pgd(digits_net, arrays, targeted):
     assert np.abs(theirs - x).max() > EPS / 2
     assert ours.dtype == theirs.dtype
     assert np.isclose(ours, theirs, atol=1e-6).mean() > 0.999  # their projection rounds differently
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("preprocessing", [(0.0, 1.0), (0.25, 0.5)])
+def test_equal_radii_give_every_step_of_arts_pgd(digits_net, arrays, targeted, preprocessing):
+    """Every number is a fraction of 2, so to the bit; arguments by position, as in a call of theirs."""
+    classifier = classify(digits_net, preprocessing=preprocessing)
+    x, y = arrays
+    y = (y + 1) % 10 if targeted else y
+    before = x
+    for steps in range(1, 8):
+        settings = (classifier, np.inf, 0.25, 0.0625, None, steps, targeted, 0, 32, False, False, False)
+        theirs = ProjectedGradientDescentPyTorch(*settings).generate(x, y)
+        assert np.array_equal(PixelProjectedGradientDescent(*settings, eps_low=0.25).generate(x, y), theirs)
+        assert not np.array_equal(theirs, before)
+        before = theirs
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("starts", [0, 1])
+def test_pixel_pgd_equals_a_loop_by_hand(digits_net, batch, arrays, targeted, starts):
+    """Behind a preprocessing, in another range: the map, the radii, the start inside them, the element-wise clip."""
+    classifier = classify(digits_net, clip_values=(-1.0, 1.0), preprocessing=(-1.0, 2.0))
+    images, labels = 2 * batch[0] - 1, (batch[1] + targeted) % 10
+
+    def net(x):
+        return digits_net((x + 1) / 2)
+
+    radii = PixelBudget(EPS, EPS / 2)(digits_net, (images + 1) / 2)
+    adv = images
+    torch.manual_seed(0)
+    if starts:
+        noise = torch.empty_like(images).uniform_(-EPS, EPS)
+        adv = (images + noise * torch.where(radii == radii.max(), 1.0, radii / EPS)).clamp(-1, 1)
+    for _ in range(5):
+        adv = adv.detach().requires_grad_()
+        loss = nn.functional.cross_entropy(net(adv), labels) * (-1 if targeted else 1)
+        adv = adv.detach() + EPS / 4 * torch.autograd.grad(loss, adv)[0].sign()
+        adv = (images + torch.maximum(torch.minimum(adv - images, radii), -radii)).clamp(-1, 1)
+    attack = PixelProjectedGradientDescent(
+        classifier, eps=EPS, eps_step=EPS / 4, max_iter=5, targeted=targeted, num_random_init=starts, verbose=False,
+        eps_low=EPS / 2,
+    )  # fmt: skip
+    assert np.array_equal(run(attack, images.numpy(), labels.numpy()), adv.numpy())
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_of_several_starts_the_last_success_is_kept(digits_net, digits, targeted):
+    """Each start alone, from the same stream of random numbers, put together by hand."""
+    x, y = digits[0][1500:1600].numpy(), (digits[1][1500:1600].numpy() + targeted) % 10
+    classifier = classify(digits_net)
+    settings = {
+        "eps": 0.15 if targeted else 0.08, "eps_step": 0.04, "max_iter": 3, "targeted": targeted, "batch_size": 100,
+        "verbose": False,
+    }  # fmt: skip
+    single = PixelProjectedGradientDescent(classifier, num_random_init=1, **settings)
+    torch.manual_seed(0)
+    runs = [single.generate(x, y) for _ in range(4)]
+    hits = [classifier.predict(adv).argmax(1) == y for adv in runs]
+    expected = runs[0]
+    for adv, hit in zip(runs[1:], hits[1:], strict=True):
+        expected = np.where((hit if targeted else ~hit)[:, None, None, None], adv, expected)
+    assert sum((a != b).sum() for a, b in zip(hits[1:], hits[:-1], strict=True)) > 0  # starts differ in success
+    several = PixelProjectedGradientDescent(classifier, num_random_init=4, **settings)
+    assert np.array_equal(run(several, x, y), expected)
 
 
 def test_pixel_pgd_is_as_strong_as_torchattacks(digits_net, digits):
@@ -92,13 +159,47 @@ def test_other_ranges_and_preprocessing(digits_net, batch, arrays):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": 2}, "norm=2"),
+        (
+            {"norm": 2},
+            "PixelProjectedGradientDescent with norm=2 and eps=0.3 cannot be given a budget per pixel; "
+            "an l_inf attack with a number eps is needed (PART, Appendix A)",
+        ),
+        (
+            {"eps": np.full((1, 8, 8), 0.1)},
+            "PixelProjectedGradientDescent with norm=inf and eps=an array cannot be given a budget per pixel; "
+            "an l_inf attack with a number eps is needed (PART, Appendix A)",
+        ),
         ({"decay": 0.5}, "decay=0.5 is not supported; wrap ART's own attack in PixelEvasionAttack"),
-        ({"random_eps": True}, "random_eps=True is not supported"),
-        ({"eps": 0.1, "eps_low": 0.2}, "eps_low=0.2 is larger than eps=0.1"),
-        ({"eps": -0.1}, "eps=-0.1 is not allowed"),
+        ({"random_eps": True}, "random_eps=True is not supported; wrap ART's own attack in PixelEvasionAttack"),
+        ({"summary_writer": True}, "summary_writer=True is not supported; wrap ART's own attack in PixelEvasionAttack"),
+        ({"eps": 0.1, "eps_low": 0.2}, "eps_low=0.2 is larger than eps=0.1; it must be <= eps"),
+        ({"eps": -0.1}, "eps=-0.1 is not allowed; it must be >= 0"),
+        ({"eps": 8}, "eps=8 is larger than the range of the images, 1; did you mean 8/255?"),
+        ({"eps_step": 2}, "eps_step=2 is larger than the range of the images, 1; did you mean 2/255?"),
+        ({"eps_step": np.nan}, "eps_step=nan is not allowed; it must be > 0"),
+        (
+            {"budget": FixedBudget(0.1), "cam": "layercam"},
+            "cam=layercam does not go with budget=FixedBudget(eps=0.1), which has its own",
+        ),
     ],
 )
 def test_wrong_settings(digits_net, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as caught:
         PixelProjectedGradientDescent(classify(digits_net), **options)
+    assert str(caught.value) == message
+
+
+def test_radii_and_steps_are_in_the_units_of_the_clip_values(digits_net):
+    classifier = classify(digits_net, clip_values=(0, 255), preprocessing=(0.0, 255.0))
+    attack = PixelProjectedGradientDescent(classifier, eps=8, eps_step=2)
+    assert (attack.eps, attack.eps_low, attack.eps_step) == (8, 7, 2)
+    with pytest.raises(ValueError) as caught:
+        attack.set_params(eps_step=256)
+    assert str(caught.value) == "eps_step=256 is larger than the range of the images, 255"
+
+
+def test_ours_come_by_keyword_alone(digits_net):
+    with pytest.raises(TypeError, match="takes from 2 to 13 positional arguments but 14 were given"):
+        PixelProjectedGradientDescent(
+            classify(digits_net), np.inf, 0.3, 0.1, None, 100, False, 0, 32, False, False, True, 0.2
+        )
