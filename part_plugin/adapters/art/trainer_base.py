@@ -87,8 +87,7 @@ class PARTTrainerBase(Trainer):
             ValueError: A setting or an attack that is not allowed; the sentence names it.
         """
         check_classifier(classifier)
-        if not 0 < check_number("ratio", ratio) <= 1:
-            raise ValueError(f"ratio={ratio} is not allowed; it must be > 0 and <= 1")
+        self.ratio = check_number("ratio", ratio, above=True, high=1)
         self.burn_in = None if burn_in is None else check_count("burn_in", burn_in, 0)
         self.mask_every = check_count("mask_every", mask_every)
         self.fast = check_fast(fast)
@@ -97,7 +96,6 @@ class PARTTrainerBase(Trainer):
         if not listed:
             raise ValueError("attacks is empty; at least one attack is needed")
         self.attacks = [self._lifted(attack, eps_low=eps_low, budget=budget, **options) for attack in listed]
-        self.ratio = ratio
         self.log_path = log_path
         self.history: list[dict[str, float]] = []
 
@@ -140,12 +138,13 @@ class PARTTrainerBase(Trainer):
         check_count("batch_size", batch_size)
         images, labels = self._checked(x, y)
         nb_batches = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
-        check_count("number of batches", nb_batches)
+        if nb_batches == 0:
+            raise ValueError(f"batch_size={batch_size} and drop_last=True leave no batch of {len(images)} samples")
         images, labels = (where_it_fits(tensor, self._classifier.device) for tensor in (images, labels))
+        order = np.arange(len(images))
 
         def epoch() -> Iterator[Batch]:
-            order = np.arange(len(images))
-            np.random.shuffle(order)  # as ART does
+            np.random.shuffle(order)  # what the last epoch left, as in ART: the same batches from the same seed
             for batch in range(nb_batches):
                 index = torch.from_numpy(order[batch * batch_size : (batch + 1) * batch_size])
                 rows = index.to(images.device)

@@ -1,12 +1,11 @@
 """What the ART attacks here share: budgets, settings, batches, a classifier left as it was found."""
 
-import io
 import sys
 
 import numpy as np
 import pytest
 import torch
-from adapters.art.helpers import classify, run
+from adapters.art.helpers import Terminal, classify, run
 from art.attacks.evasion import (
     FastGradientMethod,
     MomentumIterativeMethod,
@@ -73,13 +72,6 @@ def test_a_mask_of_its_own_for_each_image(digits_net, arrays, name):
 def test_what_generate_does_not_know_is_refused(digits_net, arrays):
     with pytest.raises(TypeError, match=r"^PixelEvasionBase.generate\(\) got an unexpected keyword argument 'masks'$"):
         PixelProjectedGradientDescent(classify(digits_net)).generate(*arrays, masks=None)
-
-
-class Terminal(io.StringIO):
-    """A stream that says that somebody is looking."""
-
-    def isatty(self):
-        return True
 
 
 @pytest.mark.parametrize("verbose", [False, True])
