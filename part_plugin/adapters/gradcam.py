@@ -53,7 +53,7 @@ def library_maps(
         maps = method(model=model, target_layers=target_layers, reshape_transform=reshape_transform)
         try:
             # frozen parameters give no gradient, an input that requires one does
-            scaled = maps(input_tensor=images.requires_grad_(), targets=targets)
+            scaled = maps(input_tensor=images.detach().requires_grad_(), targets=targets)
         finally:
             maps.activations_and_grads.release()
     return torch.from_numpy(scaled)[:, None].to(images.device)

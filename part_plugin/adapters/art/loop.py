@@ -82,7 +82,7 @@ class TrainingLoop:
         epoch: int,
         batches: Iterable[Batch],
         rotation: Iterator[LiftedPART],
-        bar: tqdm,
+        bar: tqdm[Any],
     ) -> dict[str, float]:
         classifier = self.classifier
         view = classifier_view(classifier)
@@ -133,7 +133,7 @@ class TrainingLoop:
                 hits["val_pgd10"] += hits_of(logits_of(view, adv), labels)
         return {name: count / len(x) for name, count in hits.items()}
 
-    def _finish_epoch(self, record: dict[str, float], scheduler: Any, bar: tqdm) -> None:
+    def _finish_epoch(self, record: dict[str, float], scheduler: Any, bar: tqdm[Any]) -> None:
         self.history.append(record)
         bar.set_postfix(shown(self.history))
         logger.info(" ".join(f"{k}: {v:.4g}" for k, v in record.items()))

@@ -50,7 +50,8 @@ class PixelAttackBase(Attack):
         applied = self._normalization_applied
         try:
             with eval_mode(self.model):
-                return super().__call__(inputs, labels, *args, **kwargs)
+                adv: Tensor = super().__call__(inputs, labels, *args, **kwargs)
+                return adv
         finally:
             if self._normalization_applied is not applied:
                 self._set_normalization_applied(applied)

@@ -1,9 +1,12 @@
+"""What the torchattacks classes here share: budgets, settings, a model left as it was found."""
+
 import copy
 import pickle
 
 import pytest
 import torch
 import torchattacks
+from adapters.torchattacks.helpers import EPS, MEAN, STD, Normalised, run
 from conftest import SmallNet, assert_untouched, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,118 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchattacks.attack import Attack
 
-from part_plugin import FixedBudget, PixelAttack, PixelBudget, PixelPGD, PixelTPGD
-
-EPS = 0.2
-MEAN, STD = [0.3], [0.4]
-MODES = {
-    "default": lambda attack: None,
-    "function": lambda attack: attack.set_mode_targeted_by_function(lambda x, y: (y + 1) % 10, quiet=True),
-    "random": lambda attack: attack.set_mode_targeted_random(quiet=True),
-    "least_likely": lambda attack: attack.set_mode_targeted_least_likely(quiet=True),
-    "label": lambda attack: attack.set_mode_targeted_by_label(quiet=True),
-}
-
-
-class Normalised(nn.Module):
-    """A network trained on normalised images, as torchattacks' users have them."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x):
-        return self.net(x * STD[0] + MEAN[0])
-
-
-def run(attack, *inputs, seed=0):
-    torch.manual_seed(seed)
-    return attack(*inputs)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("random_start", [True, False])
-@pytest.mark.parametrize("normalised", [False, True])
-def test_equal_radii_give_torchattacks_pgd_bit_for_bit(digits_net, batch, mode, random_start, normalised):
-    images, labels = batch
-    net = Normalised(digits_net) if normalised else digits_net
-    theirs = torchattacks.PGD(net, eps=EPS, alpha=EPS / 4, steps=7, random_start=random_start)
-    ours = PixelPGD(net, eps=EPS, eps_low=EPS, alpha=EPS / 4, steps=7, random_start=random_start)
-    for attack in (theirs, ours):
-        if normalised:
-            attack.set_normalization_used(MEAN, STD)
-        MODES[mode](attack)
-    if normalised:
-        images = (images - MEAN[0]) / STD[0]
-    expected = run(theirs, images, labels)
-    assert not torch.equal(expected, images)
-    assert torch.equal(run(ours, images, labels), expected)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_equal_radii_give_torchattacks_pgd_on_cifar_resnet(cifar_net, photos, seed):
-    labels = cifar_net(photos).argmax(1)
-    expected = run(torchattacks.PGD(cifar_net, steps=3), photos, labels, seed=seed)
-    assert torch.equal(run(PixelPGD(cifar_net, eps_low=8 / 255, steps=3), photos, labels, seed=seed), expected)
-
-
-def test_equal_radii_give_torchattacks_tpgd_bit_for_bit(digits_net, batch):
-    expected = run(torchattacks.TPGD(digits_net, eps=EPS), batch[0])
-    assert torch.equal(run(PixelTPGD(digits_net, eps=EPS, eps_low=EPS), batch[0]), expected)
-
-
-WRAPPED = {
-    "FGSM": lambda net: torchattacks.FGSM(net, eps=EPS),
-    "BIM": lambda net: torchattacks.BIM(net, eps=EPS, alpha=EPS / 4),
-    "MIFGSM": lambda net: torchattacks.MIFGSM(net, eps=EPS, alpha=EPS / 4),
-    "PGD": lambda net: torchattacks.PGD(net, eps=EPS, alpha=EPS / 4),
-    "APGD": lambda net: torchattacks.APGD(net, eps=EPS, steps=10),
-    "VMIFGSM": lambda net: torchattacks.VMIFGSM(net, eps=EPS, alpha=EPS / 4, steps=4),
-    "Square": lambda net: torchattacks.Square(net, eps=EPS, n_queries=50),
-    "AutoAttack": lambda net: torchattacks.AutoAttack(net, eps=EPS, version="rand", seed=0),
-}
-
-
-@pytest.mark.parametrize("name", WRAPPED)
-@pytest.mark.parametrize("normalised", [False, True])
-def test_wrapped_attacks(digits_net, batch, name, normalised):
-    """With equal radii nothing changes, to the bit; with others the budget holds and the attack still works."""
-    images, labels = batch
-    net = Normalised(digits_net) if normalised else digits_net
-    given = (images - MEAN[0]) / STD[0] if normalised else images
-    plain = WRAPPED[name](net)
-    if normalised:
-        plain.set_normalization_used(MEAN, STD)
-    expected = run(plain, given, labels)
-    same = PixelAttack(WRAPPED[name](net) if not normalised else plain, eps_low=EPS)
-    unchanged = run(same, given, labels)
-    assert torch.equal(unchanged, expected)
-    assert not unchanged.requires_grad
-
-    pixel = PixelAttack(WRAPPED[name](net), eps_low=EPS / 4)
-    if normalised:
-        pixel.set_normalization_used(MEAN, STD)  # also reaches the wrapped attack
-    adv = run(pixel, given, labels)
-    radii = PixelBudget(EPS, EPS / 4)(digits_net, images)
-    shift = (adv - given).abs() * (STD[0] if normalised else 1)
-    assert (shift <= radii + 1e-6).all()
-    assert (shift > EPS / 4 + 1e-3).any()
-    before, after, full = (nn.functional.cross_entropy(net(x), labels) for x in (given, adv, expected))
-    assert before < after < full
-
-
-def test_wrapped_attacks_take_over_mode_and_settings(digits_net, batch):
-    images, labels = batch
-    base = torchattacks.BIM(digits_net, eps=EPS, alpha=EPS / 8)
-    base.set_mode_targeted_by_function(lambda x, y: (y + 1) % 10, quiet=True)
-    pixel = PixelAttack(base, eps_low=EPS)
-    assert torch.equal(pixel(images, labels), base(images, labels))
-    pixel.set_mode_default()
-    assert torch.equal(pixel(images, labels), torchattacks.BIM(digits_net, eps=EPS, alpha=EPS / 8)(images, labels))
-    pixel.eps = EPS / 2
-    pixel.eps_low = EPS / 2
-    expected = torchattacks.BIM(digits_net, eps=EPS / 2, alpha=EPS / 8)(images, labels)
-    assert torch.equal(pixel(images, labels), expected)
+from part_plugin import FixedBudget, PixelAttack, PixelBudget, PixelMMA, PixelPGD, PixelTPGD
 
 
 def test_multi_attack(digits_net, batch):
@@ -179,8 +71,71 @@ def test_they_are_torchattacks_attacks(digits_net, batch, make):
 
 def test_attributes_can_be_changed_as_in_torchattacks(digits_net, batch):
     attack = PixelPGD(digits_net, eps=EPS, eps_low=EPS / 2)
-    attack.eps, attack.eps_low, attack.steps = EPS / 4, EPS / 4, 3
+    attack.eps_low, attack.eps, attack.steps = EPS / 4, EPS / 4, 3
     assert torch.equal(run(attack, *batch), run(torchattacks.PGD(digits_net, eps=EPS / 4, steps=3), *batch))
+
+
+EVERY = {
+    "PixelPGD": PixelPGD,
+    "PixelTPGD": PixelTPGD,
+    "PixelMMA": PixelMMA,
+    "PixelAttack": lambda net, eps=8 / 255, **options: PixelAttack(torchattacks.FGSM(net, eps=eps), **options),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_eps_that_is_changed_takes_the_paper_s_ratio_with_it(digits_net, batch, name):
+    attack = EVERY[name](digits_net)
+    attack.eps = 0.5
+    assert (attack.eps, attack.eps_low, attack.budget.eps, attack.budget.eps_low) == (0.5, 0.4375, 0.5, 0.4375)
+    assert torch.equal(run(attack, *batch), run(EVERY[name](digits_net, eps=0.5), *batch))
+    if name == "PixelAttack":
+        assert attack.base_attack.eps == 0.5
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_eps_low_that_was_given_is_kept(digits_net, name):
+    attack = EVERY[name](digits_net, eps_low=6 / 255)
+    attack.eps = 16 / 255
+    assert (attack.eps, attack.eps_low) == (16 / 255, 6 / 255)
+    with pytest.raises(ValueError) as caught:
+        attack.eps = 4 / 255
+    assert str(caught.value) == "eps_low=0.0235294 is larger than eps=0.0156863; it must be <= eps"
+    assert (attack.eps, attack.budget.eps, attack.eps_low) == (16 / 255, 16 / 255, 6 / 255)
+    with pytest.raises(ValueError) as caught:
+        attack.eps_low = 20 / 255
+    assert str(caught.value) == "eps_low=0.0784314 is larger than eps=0.0627451; it must be <= eps"
+    attack.eps_low = None
+    assert attack.eps_low == 14 / 255
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (8, ValueError, "eps=8 is larger than the range of the images, 1; did you mean 8/255?"),
+        (-0.1, ValueError, "eps=-0.1 is not allowed; it must be >= 0"),
+        ("8/255", TypeError, "eps='8/255' is a str; a number is needed"),
+    ],
+)
+def test_an_eps_that_is_not_allowed_is_not_set(digits_net, name, value, error, message):
+    attack = EVERY[name](digits_net)
+    with pytest.raises(error) as caught:
+        attack.eps = value
+    assert str(caught.value) == message
+    assert (attack.eps, attack.budget.eps) == (8 / 255, 8 / 255)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_fixed_budget_keeps_its_radii(digits_net, name):
+    attack = EVERY[name](digits_net, budget=FixedBudget(4 / 256))
+    for setting in ("eps", "eps_low"):
+        with pytest.raises(ValueError) as caught:
+            setattr(attack, setting, 0.01)
+        assert str(caught.value) == (
+            f"{setting}=0.01 cannot be set: FixedBudget(eps=0.015625) keeps its radii; make a new attack"
+        )
+    assert attack.budget.eps == 4 / 256
 
 
 def test_the_attack_follows_the_weights(digits_net, batch):
@@ -235,26 +190,6 @@ def test_a_compiled_model(digits_net, batch):
     expected = run(PixelPGD(digits_net, eps=EPS, eps_low=EPS / 2), *batch)
     compiled = torch.compile(digits_net, backend="eager")
     assert torch.equal(run(PixelPGD(compiled, eps=EPS, eps_low=EPS / 2), *batch), expected)
-
-
-LINF = (
-    "APGD", "APGDT", "BIM", "DIFGSM", "EOTPGD", "FAB", "FFGSM", "FGSM", "Jitter", "MIFGSM", "NIFGSM", "PGD", "PGDRS",
-    "RFGSM", "SINIFGSM", "SPSA", "Square", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", LINF)
-def test_every_linf_attack_of_torchattacks_keeps_the_budget(batch, name):
-    torch.manual_seed(0)
-    net = SmallNet(3).eval()
-    images = batch[0][:4].expand(-1, 3, -1, -1) * 0.9
-    labels = net(images).argmax(1)  # Square leaves alone what is misclassified already
-    fewer = {"Square": {"n_queries": 20}, "SPSA": {"max_batch_size": 8, "nb_iter": 1, "nb_sample": 8}}.get(name, {})
-    base = getattr(torchattacks, name)(net, eps=EPS, **fewer)
-    adv = run(PixelAttack(base, eps_low=EPS / 4), images, labels)
-    radii = PixelBudget(EPS, EPS / 4)(net, images)
-    assert ((adv - images).abs() <= radii + 1e-6).all()
-    assert (adv != images).any() or name == "FAB"  # which looks further away than eps first
 
 
 class Fragile(SmallNet):
@@ -322,7 +257,7 @@ def test_no_pixel_leaves_its_budget(name, channels, height, width, eps, ratio, k
     labels = torch.randint(4, (3,))
     eps_low = eps * ratio
     budget = {
-        "map": lambda: PixelBudget(eps, eps_low, cam),
+        "map": lambda: PixelBudget(eps, eps_low, cam=cam),
         "random": lambda: FixedBudget(eps * torch.rand(3, 1, height, width)),
         "quadrant": lambda: FixedBudget.quadrant("top-right", eps, eps_low, (height, width)),
     }[kind]()
@@ -350,34 +285,6 @@ def test_no_pixel_leaves_its_budget(name, channels, height, width, eps, ratio, k
     assert adv.max() <= 1 + tolerance
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda net: PixelPGD(net, steps=0), "steps=0 is not allowed; it must be >= 1"),
-        (lambda net: PixelPGD(net, alpha=-1), "alpha=-1 is not allowed; it must be > 0"),
-        (lambda net: PixelPGD(net, eps=4 / 255), "eps_low=0.027451 is larger than eps=0.0156863"),
-        (lambda net: PixelTPGD(net, steps=0), "steps=0 is not allowed; it must be >= 1"),
-        (lambda net: PixelAttack(torchattacks.PGDL2(net)), "attack=PGDL2 cannot be given a budget per pixel"),
-        (lambda net: PixelAttack(torchattacks.CW(net)), "attack=CW cannot be given .*PART, Appendix A"),
-        (lambda net: PixelAttack(torchattacks.APGD(net, norm="L2")), "attack=APGD cannot be given"),
-        (lambda net: PixelAttack(torchattacks.DeepFool(net)), "attack=DeepFool cannot be given"),
-        (lambda net: PixelAttack(PixelPGD(net)), "attack=PixelPGD has a budget per pixel already"),
-        (
-            lambda net: PixelAttack(torchattacks.FGSM(net), budget=FixedBudget(0.5)),
-            "budget reaches 0.5, further than eps=0.0313725 of FGSM",
-        ),
-    ],
-)
-def test_wrong_settings(digits_net, make, message):
-    with pytest.raises(ValueError, match=message):
-        make(digits_net)
-
-
-def test_what_is_no_attack():
-    with pytest.raises(TypeError, match="attack is a str; a torchattacks Attack is needed"):
-        PixelAttack("PGD")
-
-
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
@@ -385,17 +292,26 @@ def test_what_is_no_attack():
         (
             lambda x, y: (3 * x - 1, y),
             ValueError,
-            r"images span \[-1, 2\]; allowed is \[0, 1\]; call set_normalization",
+            "images span [-1, 2]; allowed is [0, 1]; "
+            "call set_normalization_used(mean, std) or move the normalisation into the model",
         ),
-        (lambda x, y: ((x * 255).long(), y), TypeError, "images are torch.int64"),
-        (lambda x, y: (x, y[:-1]), ValueError, r"labels have shape \(15,\); expected \(16,\)"),
+        (
+            lambda x, y: ((x * 255).long(), y),
+            TypeError,
+            "images are torch.int64; a floating-point tensor is needed (uint8 / 255 for pictures)",
+        ),
+        (lambda x, y: (x * torch.nan, y), ValueError, "images contain NaN or infinite values; they must be finite"),
+        (lambda x, y: (x[0], y), ValueError, "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed"),
+        (
+            lambda x, y: (x.numpy(), y),
+            TypeError,
+            "images are ndarray; a floating-point tensor is needed (uint8 / 255 for pictures)",
+        ),
+        (lambda x, y: (x, y[:-1]), ValueError, "labels have shape (15,); expected (16,), (16, 1) or (16, K)"),
+        (lambda x, y: (x, y + 0.5), ValueError, "labels are not whole numbers; class indices are needed"),
     ],
 )
 def test_wrong_batches(digits_net, batch, name, change, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error) as caught:
         ATTACKS[name](digits_net)(*change(*batch))
-
-
-def test_labels_out_of_range(digits_net, batch):
-    with pytest.raises(ValueError, match="labels contain class 10; allowed is 0 to 9"):
-        PixelPGD(digits_net)(batch[0], torch.full((16,), 10))
+    assert str(caught.value) == message
