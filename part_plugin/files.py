@@ -81,7 +81,8 @@ def write_json(kind: str, path: StrPath, content: Mapping[str, Any], indent: int
     """Write plain data as JSON, for `read_json`.
 
     Args:
-        kind, path: see `write_bytes`.
+        kind: see `write_bytes`.
+        path: likewise.
         content: {"format": version, ...}.
         indent: spaces per level; default: everything in one line.
 
@@ -96,7 +97,8 @@ def write_tensors(kind: str, path: StrPath, content: Mapping[str, Any]) -> None:
     """Write plain data and tensors, for `read_tensors`, after reading them back as it does.
 
     Args:
-        kind, path: see `write_bytes`.
+        kind: see `write_bytes`.
+        path: likewise.
         content: {"format": version, ...}.
 
     Raises:
@@ -118,7 +120,8 @@ def append_line(kind: str, path: StrPath, record: Any) -> None:
     """Add a line of JSON, for `read_lines`, in one step, so that those of several processes do not mix.
 
     Args:
-        kind, path: see `write_bytes`.
+        kind: what the file is, for error messages.
+        path: where it is.
         record: plain data.
 
     Raises:
@@ -144,7 +147,8 @@ def read_json(kind: str, path: StrPath, version: int, keys: Keys, remedy: str = 
     """Return what `write_json` wrote.
 
     Args:
-        kind, path: see `write_bytes`.
+        kind: what the file is, for error messages.
+        path: where it is.
         version: the "format" that can be read.
         keys: keys that are needed, with their types.
         remedy: what to do about a damaged or foreign file, in the imperative.
@@ -166,7 +170,8 @@ def read_lines(kind: str, path: StrPath) -> list[Any]:
     """Return the records that `append_line` wrote.
 
     Args:
-        kind, path: see `write_bytes`.
+        kind: what the file is, for error messages.
+        path: where it is.
 
     Raises:
         FileNotFoundError: no such file.
@@ -192,7 +197,12 @@ def _one_sentence(name: str, done: str) -> Iterator[None]:
 
 
 def _status(name: str, path: StrPath, done: str) -> os.stat_result | None:
-    """Return the status of a file, or None if there is none; raise if it is something else."""
+    """Return the status of a file, or None if there is none.
+
+    Raises:
+        IsADirectoryError: it is a directory.
+        OSError: it is a device or a pipe.
+    """
     with _one_sentence(name, done):
         try:
             status = os.stat(path)
@@ -206,7 +216,12 @@ def _status(name: str, path: StrPath, done: str) -> os.stat_result | None:
 
 
 def _target(path: StrPath) -> str:
-    """Return the file that `path` means, links followed, after making its directory."""
+    """Return the file that `path` means, links followed, after making its directory.
+
+    Raises:
+        NotADirectoryError: a file is where a directory is needed.
+        FileNotFoundError: a link to a directory that does not exist.
+    """
     parent = Path(path).parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
