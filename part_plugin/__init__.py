@@ -29,7 +29,7 @@ _CORE = {
 }
 _TORCHATTACKS = ("adapters.torchattacks", "torchattacks", "torchattacks")
 _ART = ("adapters.art", "art", "adversarial-robustness-toolbox tqdm")
-_CHECKPOINTS = ("recipes.checkpoints", "robustbench", "robustbench 'setuptools<81'")
+_CHECKPOINTS = ("recipes.checkpoints", "robustbench", "robustbench 'setuptools<82'")
 _GRADCAM = ("adapters.gradcam", "pytorch-grad-cam", "grad-cam")
 _EVALUATION = ("evaluation", "pyautoattack, pandas and scipy", "pyautoattack pandas scipy tqdm")
 _ADAPTERS = {  # public name -> module, toolkit, what pip installs

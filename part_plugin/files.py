@@ -276,7 +276,11 @@ def _read(kind: str, path: StrPath) -> bytes:
 def _read_checked(
     kind: str, path: StrPath, parse: Callable[[bytes], Any], otherwise: str, version: int, keys: Keys, remedy: str
 ) -> dict[str, Any]:
-    """Return a file's content if it is ours, of this version, and has these keys."""
+    """Return a file's content if it is ours, of this version, and has these keys.
+
+    Raises:
+        ValueError: it is not.
+    """
     data, name, remedy = _read(kind, path), f"{kind} {os.fspath(path)!r}", f"; {remedy}" if remedy else ""
     try:
         content = parse(data)

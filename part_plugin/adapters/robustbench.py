@@ -87,7 +87,7 @@ def _autoattack_alias() -> Iterator[None]:
 
 check_own_files()
 if importlib.util.find_spec("pkg_resources") is None:
-    raise ImportError("robustbench imports pkg_resources, which setuptools 81 took away: pip install 'setuptools<81'")
+    raise ImportError("robustbench imports pkg_resources, which setuptools 82 took away: pip install 'setuptools<82'")
 with _autoattack_alias(), warnings.catch_warnings():
     warnings.simplefilter("ignore")  # timm and pkg_resources announce what will go away in their next releases
     import robustbench
