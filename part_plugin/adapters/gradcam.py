@@ -46,6 +46,14 @@ def library_maps(
 
     The library fills `.grad` of every parameter and leaves its hooks on the model; here both are
     put back, also after an exception.
+
+    Args:
+        model: network that returns logits (N, K).
+        images: (N, C, H, W).
+        classes: class to map of each image, (N,).
+        cam: a CAM class of pytorch-grad-cam, or its name.
+        target_layers: layers whose maps are averaged.
+        reshape_transform: makes (N, C, h, w) of what a layer returns otherwise.
     """
     method = getattr(pytorch_grad_cam, cam) if isinstance(cam, str) else cam
     targets = [ClassifierOutputTarget(label) for label in classes.tolist()]

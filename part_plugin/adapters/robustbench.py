@@ -171,7 +171,7 @@ def build_model(architecture: str, arguments: dict[str, Any] | None = None) -> n
 
 
 class ResNet18(architectures.resnet.ResNet):
-    """RobustBench's ResNet-18 with `width` channels in its first block instead of 64, and any number of classes."""
+    """RobustBench's ResNet-18 with `width` channels in its first block instead of 64, and `num_classes` logits."""
 
     def __init__(self, width: int = 64, num_classes: int = 10):
         super().__init__(architectures.resnet.BasicBlock, [2, 2, 2, 2], num_classes)

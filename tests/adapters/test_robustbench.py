@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from part_plugin import evaluate
-from part_plugin.adapters.robustbench import build_model, check_own_files
+from part_plugin.adapters.robustbench import benchmark, build_model, check_own_files
 
 SMALL = ("robust_wide_resnet.RobustWideResNet",)
 ARGUMENTS = {"channel_configs": [4, 4, 8, 8], "depth_configs": [1, 1, 1], "stride_config": [1, 1, 1]}
@@ -45,6 +46,69 @@ def test_benchmark_calls_autoattack_with_arguments_it_takes(network, monkeypatch
     clean, robust = robustbench.eval.benchmark(network, n_examples=6, eps=0.3, batch_size=6)
     assert clean == pytest.approx(evaluate(network, x, y, attacks=["natural"], verbose=False)["natural"].accuracy)
     assert 0 <= robust <= clean
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x, y: (255 * x, y), ValueError, "images span [0, 255]; allowed is [0, 1]"),
+        (
+            lambda x, y: (x.numpy(), y),
+            TypeError,
+            "images are ndarray; a floating-point tensor is needed (uint8 / 255 for pictures)",
+        ),
+        (lambda x, y: (x, y[:2]), ValueError, "labels have shape (2,); expected (3,), (3, 1) or (3, K)"),
+    ],
+)
+def test_wrong_images_are_refused(network, change, error, message):
+    x = torch.rand(3, 3, 8, 8)
+    x[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    with pytest.raises(error) as caught:
+        benchmark(network, *change(x, torch.arange(3)))
+    assert str(caught.value) == message
+
+
+def test_everything_is_as_it_was_after_an_exception(network):
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise ArithmeticError("broken")
+
+    import robustbench
+
+    loaders, tracer, state = dict(robustbench.data._clean_dataset_loaders), sys.gettrace(), torch.get_rng_state()
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ArithmeticError):
+        benchmark(Broken(), images, torch.arange(3))
+    assert robustbench.data._clean_dataset_loaders == loaders
+    assert sys.gettrace() is tracer
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "message"),
+    [
+        *(
+            (
+                name,
+                None,
+                f"architecture={name!r} is not known; it must be module.name in robustbench.model_zoo.architectures, "
+                "e.g. 'resnet.ResNet18'",
+            )
+            for name in ("resnet.ResNet19", "os.system", "resnet.F", "resnet", "", ".", 5, None, "resnet.nn.Linear")
+        ),
+        (
+            "wide_resnet.WideResNet",
+            {"deep": 10},
+            "arguments={'deep': 10} do not fit architecture 'wide_resnet.WideResNet': "
+            "WideResNet.__init__() got an unexpected keyword argument 'deep'",
+        ),
+        ("alexnet._cfg", None, "architecture='alexnet._cfg' makes a dict; a network is needed"),
+    ],
+)
+def test_what_builds_no_network(architecture, arguments, message):
+    with pytest.raises(ValueError) as caught:
+        build_model(architecture, arguments)
+    assert str(caught.value) == message
 
 
 def test_own_files_of_robustbench_are_recognised(tmp_path, monkeypatch):

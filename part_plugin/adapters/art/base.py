@@ -21,7 +21,11 @@ from .classifier import classifier_clip, classifier_view
 
 
 class PixelEvasionBase(EvasionAttack):
-    """What the attacks here share: a budget, batches, and a classifier left as it was found."""
+    """
+    Base class of the attacks here: a budget, batches, and a classifier left as it was found.
+
+    :param kwargs: `estimator`, as in ART.
+    """
 
     budget: Budget
     batch_size: int

@@ -153,10 +153,10 @@ class TrainingLoop:
 
 
 def hits_of(logits: Tensor, labels: Tensor) -> int:
-    """Return how many logits (N, K) are highest at their label."""
+    """Return how many rows of logits (N, K) are highest at their class, given as labels (N,)."""
     return int((logits.argmax(1) == labels).sum())
 
 
 def shown(history: list[dict[str, float]]) -> dict[str, str]:
-    """Return the latest validation accuracies as the progress bar shows them."""
+    """Return the validation accuracies at the end of `history` as the progress bar shows them."""
     return {name: f"{value:.1%}" for name, value in history[-1].items() if name.startswith("val_")} if history else {}
