@@ -73,7 +73,7 @@ def write_bytes(kind: str, path: StrPath, content: bytes) -> None:
 
 
 def write_text(kind: str, path: StrPath, content: str) -> None:
-    """Write text as UTF-8; arguments and errors are those of `write_bytes`."""
+    """Write text `content` as UTF-8 to `path`; `kind` and the errors are those of `write_bytes`."""
     write_bytes(kind, path, content.encode())
 
 
@@ -162,7 +162,10 @@ def read_json(kind: str, path: StrPath, version: int, keys: Keys, remedy: str = 
 
 
 def read_tensors(kind: str, path: StrPath, version: int, keys: Keys, remedy: str = "") -> dict[str, Any]:
-    """Return what `write_tensors` wrote, on the CPU; arguments and errors are those of `read_json`."""
+    """Return what `write_tensors` wrote, on the CPU.
+
+    The arguments `kind`, `path`, `version`, `keys` and `remedy`, and the errors, are those of `read_json`.
+    """
     return _read_checked(kind, path, _load, "holds more than plain data and tensors", version, keys, remedy)
 
 

@@ -91,7 +91,7 @@ def inner(target, root, modules):
 
 
 def layer(name):
-    top = name.split(".")[0]
+    top = name.split(".")[0].removesuffix("_arguments")  # of the command line
     return top if top in LAYERS else "core"
 
 
