@@ -38,7 +38,7 @@ CORE = [
     "part",
 ]
 # Each may import those below it in this order; `plots` draws what the core and the evaluation give.
-LAYERS = ["core", "adapters", "evaluation", "recipes", "plots", "cli"]
+LAYERS = ["core", "adapters", "evaluation", "plots", "recipes", "cli"]
 
 
 def modules_of(package):
