@@ -242,7 +242,7 @@ def test_a_tree_in_order_passes(tmp_path):
         ("evaluation/__init__.py", "from ..recipes import x\n", ["evaluation imports recipes"]),
         ("evaluation/__init__.py", "from .. import cli\n", ["evaluation imports cli"]),
         ("recipes/__init__.py", "from ..cli import x\n", ["recipes imports cli"]),
-        ("recipes/__init__.py", "from ..plots import x\n", ["recipes imports plots"]),
+        ("plots.py", "from .recipes import x\n", ["plots imports recipes"]),
         ("plots.py", "from .cli import x\n", ["plots imports cli"]),
         ("other.py", "", ["other is no core module that is known"]),
     ],
