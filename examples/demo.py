@@ -40,7 +40,7 @@ def train(name, eps_low, x, y):
         model, torch.nn.CrossEntropyLoss(), (3, 8, 8), 10, optimizer=optimizer, clip_values=(0, 1)
     )
     attack = ProjectedGradientDescent(classifier, eps=EPS, eps_step=EPS / 4, max_iter=10, num_random_init=1)
-    trainer = PARTTrainer(classifier, attack, eps_low=eps_low)
+    trainer = PARTTrainer(classifier, attack, ratio=1.0, eps_low=eps_low)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [EPOCHS * 3 // 4])
     trainer.fit(x, y, batch_size=32, nb_epochs=EPOCHS, scheduler=schedule)
     training = {"method": name, "eps": EPS, "eps_low": eps_low, "epochs": EPOCHS, "seed": SEED}

@@ -25,7 +25,7 @@ def main():
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 4),
     )  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    part = PART("trades", beta=6.0, eps=0.1, eps_low=0.08, alpha=0.025, burn_in=1, seed=0)
+    part = PART("trades", beta=6.0, eps=0.1, alpha=0.025, burn_in=1, seed=0)
 
     for epoch in range(4):
         model.train()

@@ -19,7 +19,7 @@ def main():
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10),
     )  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    attack = PixelPGD(model, eps=0.1, eps_low=0.09, alpha=0.025)  # was: attack = PGD(model, eps=0.1, alpha=0.025)
+    attack = PixelPGD(model, eps=0.1, alpha=0.025)  # was: attack = PGD(model, eps=0.1, alpha=0.025)
 
     for epoch in range(EPOCHS):
         model.train()

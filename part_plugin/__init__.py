@@ -29,7 +29,7 @@ _CORE = {
 }
 _TORCHATTACKS = ("adapters.torchattacks", "torchattacks", "torchattacks")
 _ART = ("adapters.art", "art", "adversarial-robustness-toolbox tqdm")
-_CHECKPOINTS = ("recipes.checkpoints", "robustbench", "robustbench 'setuptools<81'")
+_CHECKPOINTS = ("recipes.checkpoints", "robustbench", "robustbench 'setuptools<82'")
 _GRADCAM = ("adapters.gradcam", "pytorch-grad-cam", "grad-cam")
 _EVALUATION = ("evaluation", "pyautoattack, pandas and scipy", "pyautoattack pandas scipy tqdm")
 _ADAPTERS = {  # public name -> module, toolkit, what pip installs
@@ -54,21 +54,21 @@ def __getattr__(name: str) -> Any:
     if name in _CORE:
         value = getattr(importlib.import_module(f"{__name__}.{_CORE[name]}"), name)
     elif name in _ADAPTERS:
-        value = getattr(_import_adapter(name, *_ADAPTERS[name]), name)
+        value = getattr(_import_adapter(f"part_plugin.{name}", *_ADAPTERS[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
 
 
-def _import_adapter(name: str, module: str, toolkit: str, packages: str) -> Any:
+def _import_adapter(what: str, module: str, toolkit: str, packages: str) -> Any:
     try:
         return importlib.import_module(f"{__name__}.{module}")
     except Exception as error:  # a broken toolkit can raise anything while it is imported
         if "pip install" in str(error):  # it brings its own remedy
             raise
         raise ImportError(
-            f"part_plugin.{name} needs {toolkit}, which cannot be imported ({error}): pip install {packages}"
+            f"{what} needs {toolkit}, which cannot be imported ({error}): pip install {packages}"
         ) from error
 
 
@@ -77,7 +77,7 @@ def __dir__() -> list[str]:
 
 
 def _library_of_maps() -> Any:
-    return _import_adapter("class_activation_map with a pytorch-grad-cam class", *_GRADCAM)
+    return _import_adapter("a cam other than 'gradcam', 'xgradcam' and 'layercam'", *_GRADCAM)
 
 
 map_libraries.append(_library_of_maps)

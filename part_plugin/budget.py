@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import check_choice, check_eps_pair
+from .checks import check_choice, check_eps_pair, check_number
 
 
 class Budget(ABC):
@@ -50,20 +50,26 @@ class Budget(ABC):
         """
 
     def weights(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the weight of every pixel and the logits (N, K); only where `has_weights`."""
+        """Return a `model`'s weights for `images` and `labels`, and the logits (N, K); only where `has_weights`.
+
+        Raises:
+            NotImplementedError: this budget has none.
+        """
         raise NotImplementedError(f"{self!r} has no weights")
 
     def radii_of(self, weights: Tensor, images: Tensor) -> Tensor:
-        """Return the radii that belong to weights; only where `has_weights`."""
+        """Return the radii of `images` that belong to `weights`; only where `has_weights`.
+
+        Raises:
+            NotImplementedError: this budget has none.
+        """
         raise NotImplementedError(f"{self!r} has no weights")
 
     def radii(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return what a call does as (N, 1, H, W) or (N, C, H, W), in the dtype and on the device of the images.
-
-        Args:
-            model, images, labels: see `__call__`.
+        """Return what a call with `model`, `images` and `labels` does, checked, in dtype and place of the images.
 
         Raises:
+            TypeError: something else than a floating-point tensor.
             ValueError: radii that are not finite, not in [0, eps], or do not broadcast to the images.
         """
         return checked_radii(self(model, images, labels), self.eps, images)
@@ -76,23 +82,31 @@ class FixedBudget(Budget):
         eps: a number, or a tensor that broadcasts to (N, C, H, W), in the images' units.
 
     Raises:
-        ValueError: a negative or non-finite radius.
+        TypeError: neither a number nor a tensor.
+        ValueError: a negative or non-finite radius, or none at all.
     """
 
     def __init__(self, eps: float | Tensor):
-        self._radii = torch.as_tensor(eps, dtype=torch.float64)
-        if self._radii.numel() == 0 or not bool(((self._radii >= 0) & self._radii.isfinite()).all()):
-            raise ValueError(f"eps={eps} is not allowed; every radius must be finite and >= 0")
+        try:
+            self._radii = torch.as_tensor(eps, dtype=torch.float64).detach().clone()
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"eps={eps!r} is a {type(eps).__name__}; a number or a tensor of radii is needed") from None
+        if self._radii.numel() == 0:
+            raise ValueError(f"eps has shape {tuple(self._radii.shape)}; at least one radius is needed")
+        self._eps_low, self._eps = (float(value) for value in torch.aminmax(self._radii))
+        if not 0 <= self._eps_low <= self._eps < torch.inf:  # false for NaN
+            found = f"{self._eps_low:g}" if self._radii.numel() == 1 else f"{self._eps_low:g} to {self._eps:g}"
+            raise ValueError(f"eps={found} is not allowed; every radius must be finite and >= 0")
 
     @property
     def eps(self) -> float:
         """Largest radius."""
-        return float(self._radii.max())
+        return self._eps
 
     @property
     def eps_low(self) -> float:
         """Smallest radius."""
-        return float(self._radii.min())
+        return self._eps_low
 
     @classmethod
     def quadrant(cls, name: str, eps: float, eps_low: float, size: tuple[int, int]) -> FixedBudget:
@@ -100,7 +114,8 @@ class FixedBudget(Budget):
 
         Args:
             name: "top-left", "top-right", "bottom-left" or "bottom-right".
-            eps, eps_low: the two radii, in the images' units.
+            eps: radius of that quarter, in the images' units.
+            eps_low: radius of the rest.
             size: (H, W) of the images.
 
         Raises:
@@ -129,9 +144,18 @@ class FixedBudget(Budget):
 
 
 class AdoptedBudget(Budget):
-    """A user's object with `eps` and a call, as a budget."""
+    """A user's object with `eps` and a call, as a budget.
+
+    Args:
+        inner: that object; its `eps_low` is taken if it has one.
+
+    Raises:
+        TypeError: an `eps` that is no number.
+        ValueError: a negative or non-finite `eps`.
+    """
 
     def __init__(self, inner: Any):
+        check_number("budget.eps", inner.eps)
         self.inner = inner
 
     @property
@@ -141,8 +165,9 @@ class AdoptedBudget(Budget):
 
     @property
     def eps_low(self) -> float:
-        """Smallest radius, if it has one of its own."""
-        return float(getattr(self.inner, "eps_low", self.eps))
+        """Smallest radius, if the object tells it."""
+        eps_low = getattr(self.inner, "eps_low", None)
+        return self.eps if eps_low is None else float(eps_low)
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return what the object returns."""
@@ -162,11 +187,13 @@ def checked_radii(radii: Any, eps: float, images: Tensor) -> Tensor:
         images: (N, C, H, W).
 
     Raises:
-        TypeError: no tensor.
+        TypeError: no floating-point tensor.
         ValueError: not finite, not in [0, eps] but for rounding, or of another shape.
     """
-    if not isinstance(radii, Tensor):
-        raise TypeError(f"budget returned a {type(radii).__name__}; a tensor of radii is needed")
+    if not isinstance(radii, Tensor) or not radii.is_floating_point():
+        kind = radii.dtype if isinstance(radii, Tensor) else type(radii).__name__
+        raise TypeError(f"budget returned {kind}; a floating-point tensor of radii is needed")
+    radii = radii.detach()
     lowest, highest = (float(value) for value in torch.aminmax(radii)) if radii.numel() else (0.0, 0.0)
     if not (lowest >= 0 and highest <= eps * (1 + 1e-6)):  # false for NaN
         raise ValueError(f"budget returned radii from {lowest:g} to {highest:g}; they must be in [0, eps={eps:g}]")
@@ -174,8 +201,12 @@ def checked_radii(radii: Any, eps: float, images: Tensor) -> Tensor:
 
 
 def expanded(radii: Tensor, images: Tensor) -> Tensor:
-    """Return radii as (N, 1, H, W) or (N, C, H, W), in the dtype and on the device of the images (N, C, H, W)."""
-    channels = radii.shape[-3] if radii.dim() >= 3 else 1
+    """Return `radii` as (N, 1, H, W) or (N, C, H, W), in the dtype and on the device of the `images` (N, C, H, W).
+
+    Raises:
+        ValueError: radii that do not broadcast to the images.
+    """
+    channels = images.shape[1] if radii.dim() >= 3 and radii.shape[-3] != 1 else 1
     try:
         return radii.to(images.device, images.dtype).expand(len(images), channels, *images.shape[2:])
     except RuntimeError:
@@ -185,15 +216,21 @@ def expanded(radii: Tensor, images: Tensor) -> Tensor:
 
 
 def uniform(images: Tensor, eps: float) -> Tensor:
-    """Return one radius for every pixel of images (N, C, H, W), as (N, 1, H, W)."""
+    """Return the radius `eps` for every pixel of `images` (N, C, H, W), as (N, 1, H, W)."""
     return images.new_full((len(images), 1, *images.shape[2:]), eps)
 
 
 def set_radius(budget: Budget, name: str, value: float | None) -> None:
-    """Set `eps` or `eps_low` of a budget on behalf of an attack.
+    """Set a radius of a budget on behalf of an attack.
+
+    Args:
+        budget: whose radius it is.
+        name: "eps" or "eps_low".
+        value: the new radius, in the images' units.
 
     Raises:
-        TypeError, ValueError: the budget cannot be changed, or not to this value.
+        TypeError: the value is no number.
+        ValueError: the budget cannot be changed, or not to this value.
     """
     try:
         setattr(budget, name, value)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_batch, check_class_range, class_indices
-from .network.isolation import eval_mode
+from .network.isolation import eval_mode, gradients_kept
 from .network.view import logits_of, without_wrappers
 from .plugins import map_libraries
 from .target_layers import ReshapeTransform, TargetLayers, as_maps, resolve_target_layers
@@ -31,18 +31,48 @@ Maps = Callable[[Tensor, Tensor], Tensor]
 
 
 def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """GradCAM (Selvaraju et al. 2017): channels weighted by their mean gradient. (N,C,h,w) -> (N,h,w)."""
+    r"""GradCAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391): channels weighted by their mean gradient.
+
+    .. math:: L = \sum_k a_k A_k, \qquad a_k = \frac{1}{hw} \sum_{ij} G_{kij}
+
+    Args:
+        activations: A, what the layer gives, (N, C, h, w); k counts its channels, i and j its places.
+        gradients: G, the derivatives of the class score with respect to A, (N, C, h, w).
+
+    Returns:
+        L, (N, h, w), before its ReLU.
+    """
     return (gradients.mean((2, 3), keepdim=True) * activations).sum(1)
 
 
 def xgradcam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """XGradCAM (Fu et al. 2020): gradients weighted by normalised activations. (N,C,h,w) -> (N,h,w)."""
+    r"""XGradCAM (Fu et al. 2020, https://arxiv.org/abs/2008.02312): gradients weighted by normalised activations.
+
+    .. math:: L = \sum_k a_k A_k, \qquad a_k = \sum_{ij} \frac{A_{kij}}{\sum_{lm} A_{klm}} G_{kij}
+
+    Args:
+        activations: A, see `gradcam`.
+        gradients: G, see `gradcam`.
+
+    Returns:
+        L, (N, h, w), before its ReLU.
+    """
     share = activations / (activations.sum((2, 3), keepdim=True) + 1e-7)
     return ((gradients * share).sum((2, 3), keepdim=True) * activations).sum(1)
 
 
 def layercam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """LayerCAM (Jiang et al. 2021): pixels weighted by their positive gradient. (N,C,h,w) -> (N,h,w)."""
+    r"""LayerCAM (Jiang et al. 2021, https://doi.org/10.1109/TIP.2021.3089943): each place by its positive gradient.
+
+    .. math:: L = \sum_k \mathrm{ReLU}(G_k) A_k
+
+    Args:
+        activations: A, see `gradcam`.
+        gradients: G, see `gradcam`.
+
+    Returns:
+        L, (N, h, w), before its ReLU.
+    """
     return (gradients.relu() * activations).sum(1)
 
 
@@ -90,31 +120,38 @@ def map_and_logits(
     target_layers: TargetLayers = None,
     reshape_transform: ReshapeTransform | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return what `class_activation_map` does, and the logits (N, K) that were computed on the way."""
+    """Return what `class_activation_map` does, and the logits (N, K) that were computed on the way.
+
+    It takes `model`, `images`, `classes`, `cam`, `target_layers` and `reshape_transform` as that does.
+    """
     check_cam(cam, target_layers, reshape_transform)
     check_batch(images)
     if classes is not None:
         classes = class_indices(classes, len(images))
     model = without_wrappers(model)
     with eval_mode(model):
-        images = images.detach().clone()  # a model may work in place on its input
+        images = images.detach().clone()  # from here on no one else's, and no tensor of inference_mode
         if isinstance(cam, str) and cam in METHODS:
             layers = resolve_target_layers(model, target_layers, images)
             recorded, logits = _record(model, images, classes, layers, reshape_transform)
-            maps = [resized(scaled(METHODS[cam](*pair)[:, None].relu()), images) for pair in recorded]
-            return scaled(torch.stack(maps).mean(0)), logits
-        with torch.no_grad():
-            logits = logits_of(model, images)
-        classes = logits.argmax(1) if classes is None else classes.to(logits.device)
-        check_class_range(classes, logits.shape[1])
-        if isinstance(cam, (str, type)):
-            chosen = list(resolve_target_layers(model, target_layers, images).values())
-            return _library().library_maps(model, images, classes, cam, chosen, reshape_transform), logits
-        return scaled(resized(_checked(cam(model, images, classes), images), images)), logits
+            maps = [METHODS[cam](*pair)[:, None].relu() for pair in recorded]
+        else:
+            with torch.no_grad():
+                logits = logits_of(model, images)
+            of = _known_classes(logits, classes)
+            maps = [_foreign_maps(model, images, of, cam, target_layers, reshape_transform)]
+        at_size = [resized(scaled(each), images) for each in maps]
+        return scaled(torch.stack(at_size).mean(0)), logits
 
 
 def check_cam(cam: Any, target_layers: Any = None, reshape_transform: Any = None) -> None:
-    """Raise unless `cam` is a source of maps: a method by its name, a pytorch-grad-cam class, or a function."""
+    """Raise unless `cam` is a source of maps and goes with `target_layers` and `reshape_transform`.
+
+    Raises:
+        TypeError: neither a name, nor a class, nor a function.
+        ValueError: an unknown name or class, or target layers beside a function, which needs none.
+        ImportError: `cam` is of pytorch-grad-cam, which is not installed.
+    """
     if isinstance(cam, str) and cam in METHODS:
         return
     if isinstance(cam, (str, type)):
@@ -129,7 +166,7 @@ def check_cam(cam: Any, target_layers: Any = None, reshape_transform: Any = None
 
 
 def cam_name(cam: Cam) -> str:
-    """Return a source of maps as `repr` shows it."""
+    """Return `cam`, a source of maps, as `repr` shows it."""
     return cam if isinstance(cam, str) else getattr(cam, "__name__", type(cam).__name__)
 
 
@@ -137,15 +174,36 @@ def _library() -> Any:
     return map_libraries[0]()
 
 
+def _foreign_maps(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor,
+    cam: str | type | MapSource,
+    target_layers: TargetLayers,
+    reshape_transform: ReshapeTransform | None,
+) -> Tensor:
+    """Return the maps of pytorch-grad-cam or of a source of the user's own, (N, 1, h, w)."""
+    if isinstance(cam, (str, type)):
+        layers = list(resolve_target_layers(model, target_layers, images).values())
+        maps: Tensor = _library().library_maps(model, images, classes, cam, layers, reshape_transform)
+        return maps
+    with gradients_kept(model):
+        return _checked(cam(model, images, classes), images)
+
+
 def _checked(maps: Any, images: Tensor) -> Tensor:
-    """Return the maps of a user's own source as (N, 1, h, w), if they are maps of these images."""
+    """Return the maps of a user's own source as (N, 1, h, w).
+
+    Raises:
+        ValueError: they are no maps of these images.
+    """
     shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
-    if not isinstance(maps, Tensor) or maps.dim() not in (3, 4) or len(maps) != len(images):
+    if not isinstance(maps, Tensor) or maps.dim() not in (3, 4) or len(maps) != len(images) or not maps.numel():
         raise ValueError(f"cam returned {shape}; maps (N, h, w) or (N, C, h, w) of the {len(images)} images are needed")
-    maps = maps.detach().to(images.device, torch.promote_types(maps.dtype, torch.float32))
-    maps = maps[:, None] if maps.dim() == 3 else maps.mean(1, keepdim=True)
-    largest = maps.abs().amax((1, 2, 3), keepdim=True)
-    return maps / largest.clamp_min(torch.finfo(maps.dtype).tiny)  # any scale: `scaled` is made for that of GradCAM
+    found: Tensor = maps.detach().to(images.device, torch.promote_types(maps.dtype, torch.float32))
+    found = found[:, None] if found.dim() == 3 else found.mean(1, keepdim=True)
+    largest = found.abs().amax((1, 2, 3), keepdim=True)
+    return found / largest.clamp_min(torch.finfo(found.dtype).tiny)  # any scale: `scaled` is made for that of GradCAM
 
 
 def _record(
@@ -155,7 +213,11 @@ def _record(
     layers: dict[str, nn.Module],
     reshape_transform: ReshapeTransform | None,
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """Return the activations at each layer and the gradients of the class scores there; and the logits."""
+    """Return the activations at each layer and the gradients of the class scores there; and the logits.
+
+    Raises:
+        ValueError: a layer that is not reached, gives no tensor, or has no part in the logits.
+    """
     recorded: dict[str, Tensor] = {}
 
     def recorder(name: str) -> Callable[..., Tensor]:
@@ -163,10 +225,8 @@ def _record(
             if not isinstance(output, Tensor):
                 raise ValueError(f"target layer {name!r} returns a {type(output).__name__}; a tensor is needed")
             torch.set_grad_enabled(True)  # from here on up; below, the forward pass runs without a graph
-            if not output.requires_grad:
-                output = output.detach().requires_grad_()
-            recorded[name] = output
-            return output.clone()  # so that a later in-place ReLU does not change what was recorded
+            recorded[name] = output if output.requires_grad else output.detach().requires_grad_()
+            return recorded[name].clone()  # so that a later in-place ReLU does not change what was recorded
 
         return hook
 
@@ -178,7 +238,10 @@ def _record(
     if unreached:
         raise ValueError(f"target layer {unreached[0]!r} is not reached by the model's forward pass")
     activations = [recorded[name] for name in layers]
-    gradients = torch.autograd.grad(_scores(logits, classes), activations, allow_unused=True)
+    if not logits.requires_grad:
+        raise ValueError("the model's output carries no gradient; its forward pass must be differentiable")
+    scores = logits.gather(1, _known_classes(logits, classes)[:, None]).sum()
+    gradients = torch.autograd.grad(scores, activations, allow_unused=True)
     for name, gradient in zip(layers, gradients, strict=True):
         if gradient is None:
             raise ValueError(f"the model's output does not depend on target layer {name!r}")
@@ -189,22 +252,21 @@ def _record(
     return pairs, logits.detach()
 
 
-def _scores(logits: Tensor, classes: Tensor | None) -> Tensor:
-    if not logits.requires_grad:
-        raise ValueError("the model's output carries no gradient; its forward pass must be differentiable")
+def _known_classes(logits: Tensor, classes: Tensor | None) -> Tensor:
+    """Return the classes to map, (N,): those given, if the network has them, or the predicted ones."""
     if classes is None:
-        return logits.gather(1, logits.detach().argmax(1, keepdim=True)).sum()
+        return logits.detach().argmax(1)
     check_class_range(classes, logits.shape[1])
-    return logits.gather(1, classes.to(logits.device)[:, None]).sum()
+    return classes.to(logits.device)
 
 
 def resized(maps: Tensor, images: Tensor) -> Tensor:
-    """Return maps (N, 1, h, w) at the size of the images, interpolated as pytorch-grad-cam does."""
+    """Return `maps` (N, 1, h, w) at the size of the `images`, interpolated as pytorch-grad-cam does."""
     return F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def scaled(maps: Tensor) -> Tensor:
-    """Scale each map to [0, 1] as pytorch-grad-cam does; a map constant to rounding becomes zeros."""
+    """Scale each of the `maps` to [0, 1] as pytorch-grad-cam does; one constant to rounding becomes zeros."""
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
     span = high - low
     signal = span > 4 * torch.finfo(maps.dtype).eps * torch.maximum(high, -low)  # false as well for NaN and infinity

@@ -19,19 +19,30 @@ Clip = tuple[Any, Any]
 def check_number(
     name: str, value: float, low: float | None = 0.0, *, above: bool = False, high: float | None = None
 ) -> float:
-    """Return `value` as a float if it is a finite number >= `low` (> `low` if `above`) and <= `high`."""
+    """Return `value` as a float if it is a finite number >= `low` (> `low` if `above`) and <= `high`.
+
+    Raises:
+        TypeError: no number; the message calls it `name`.
+        ValueError: another number.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; a number is needed")
     too_low = low is not None and (value < low or (above and value == low))
     if not math.isfinite(value) or too_low or (high is not None and value > high):
-        bounds = [] if low is None else [f"{'>' if above else '>='} {low:g}"]
+        bounds = ["finite"] if low is None or math.isinf(value) else []
+        bounds += [] if low is None else [f"{'>' if above else '>='} {low:g}"]
         bounds += [] if high is None else [f"<= {high:g}"]
-        raise ValueError(f"{name}={value} is not allowed; it must be {' and '.join(bounds) or 'finite'}")
+        raise ValueError(f"{name}={value} is not allowed; it must be {' and '.join(bounds)}")
     return float(value)
 
 
 def check_count(name: str, value: int, low: int = 1) -> int:
-    """Return `value` if it is an integer >= `low`."""
+    """Return `value` if it is an integer >= `low`.
+
+    Raises:
+        TypeError: no integer; the message calls it `name`.
+        ValueError: a smaller one.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; an integer is needed")
     if value < low:
@@ -40,14 +51,23 @@ def check_count(name: str, value: int, low: int = 1) -> int:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
-    """Return `value` if it is one of `choices`."""
+    """Return `value` if it is one of `choices`.
+
+    Raises:
+        ValueError: it is not; the message calls it `name`.
+    """
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not known; choose from {', '.join(map(repr, choices))}")
     return value
 
 
 def check_eps_pair(eps: float, eps_low: float | None) -> None:
-    """Raise unless 0 <= eps_low <= eps; an eps_low of None follows eps."""
+    """Raise unless 0 <= eps_low <= eps; an eps_low of None follows eps.
+
+    Raises:
+        TypeError: a radius that is no number.
+        ValueError: a negative or non-finite radius, eps_low > eps.
+    """
     check_number("eps", eps)
     if eps_low is None:
         return
@@ -57,7 +77,12 @@ def check_eps_pair(eps: float, eps_low: float | None) -> None:
 
 
 def check_clip(clip: Any) -> Clip:
-    """Return `clip` if it is two finite bounds, numbers or tensors, the first below the second."""
+    """Return `clip` if it is two finite bounds, numbers or tensors, the first below the second.
+
+    Raises:
+        TypeError: no pair.
+        ValueError: bounds that are not finite or in the wrong order.
+    """
     try:
         low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in clip)
     except (TypeError, ValueError, RuntimeError):
@@ -70,7 +95,16 @@ def check_clip(clip: Any) -> Clip:
 
 
 def check_within(name: str, radius: float, clip: Clip) -> float:
-    """Return a radius or step unless it is larger than the range of pixel values, as 8 is where 8/255 was meant."""
+    """Return a radius or step unless it is larger than the range of pixel values, as 8 is where 8/255 was meant.
+
+    Args:
+        name: what the message calls it.
+        radius: in the images' units.
+        clip: smallest and largest pixel value.
+
+    Raises:
+        ValueError: it is larger.
+    """
     low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in clip)
     span = float((high - low).max())
     if radius > span * (1 + 1e-6):
@@ -81,6 +115,10 @@ def check_within(name: str, radius: float, clip: Clip) -> float:
 
 def parse_radius(name: str, value: float | str) -> float:
     """Return a radius for images in [0, 1], given as a number or as text such as "8/255" or "0.03".
+
+    Args:
+        name: what a message calls it.
+        value: number or text.
 
     Raises:
         TypeError: neither a number nor text.
@@ -98,14 +136,14 @@ def parse_radius(name: str, value: float | str) -> float:
 
 
 def warn_of_unusual(eps: float) -> None:
-    """Warn the caller's caller of a radius that is 8/255 but for its rounding; such changes rank models otherwise."""
+    """Warn the caller's caller of an `eps` that is 8/255 but for its rounding; such changes rank models otherwise."""
     if 1e-6 < abs(eps - 8 / 255) < 2e-3:
         message = f"eps={eps:g} is not the usual radius 8/255 = 0.03137; pass eps='8/255' if that is meant"
         warnings.warn(message, stacklevel=3)
 
 
 def radius_text(eps: float | None, eps_low: float | None = None) -> str:
-    """Return a radius as people write and as computers read it, "8/255 (0.03137)"; two of them if they differ."""
+    """Return `eps` as people write and as computers read it, "8/255 (0.03137)", and `eps_low` if it differs."""
     if eps is None:
         return "not l_inf"
     text = f"{255 * eps:.4g}/255 ({eps:.4g})"
@@ -116,6 +154,15 @@ def check_images(images: Tensor, clip: Clip = (0.0, 1.0), *, hint: str = "") -> 
     """Raise unless `images` is a finite floating-point tensor (N, C, H, W) inside `clip`.
 
     A rounding error of 1e-4 of the range is forgiven, as undoing a normalisation makes one.
+
+    Args:
+        images: to be looked at.
+        clip: smallest and largest pixel value.
+        hint: what the message adds for images outside of it.
+
+    Raises:
+        TypeError: no floating-point tensor.
+        ValueError: another shape, values that are not finite or not in `clip`.
     """
     check_batch(images)
     low, high = (bound if isinstance(bound, Tensor) else torch.tensor(float(bound)) for bound in clip)
@@ -130,7 +177,12 @@ def check_images(images: Tensor, clip: Clip = (0.0, 1.0), *, hint: str = "") -> 
 
 
 def check_batch(images: Tensor) -> None:
-    """Raise unless `images` is a floating-point tensor (N, C, H, W)."""
+    """Raise unless `images` is a floating-point tensor (N, C, H, W).
+
+    Raises:
+        TypeError: no floating-point tensor.
+        ValueError: another shape, no images.
+    """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images are {kind}; a floating-point tensor is needed (uint8 / 255 for pictures)")
@@ -141,26 +193,39 @@ def check_batch(images: Tensor) -> None:
 def class_indices(labels: Any, n: int, num_classes: int | None = None) -> Tensor:
     """Return labels given as (N,), (N, 1) or one-hot (N, K) as class indices (N,), int64.
 
+    Args:
+        labels: array or tensor.
+        n: how many there must be.
+        num_classes: how many classes there are, if that is known.
+
     Raises:
+        TypeError: nothing that can be a tensor.
         ValueError: another shape, values that are not whole, soft labels, or a class out of range.
     """
-    labels = torch.as_tensor(labels)
-    shape = tuple(labels.shape)
-    if shape not in {(n,), (n, 1)} and not (labels.dim() == 2 and shape[0] == n):
+    try:
+        indices: Tensor = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"labels are a {type(labels).__name__}; a tensor of class indices is needed") from None
+    shape = tuple(indices.shape)
+    if shape != (n,) and (len(shape) != 2 or shape[0] != n):
         raise ValueError(f"labels have shape {shape}; expected ({n},), ({n}, 1) or ({n}, K)")
-    if labels.dim() == 2 and shape[1] > 1:
-        if not bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
+    if len(shape) == 2 and shape[1] > 1:
+        if not bool(((indices == 0) | (indices == 1)).all() and (indices.sum(1) == 1).all()):
             raise ValueError(f"labels of shape {shape} are not one-hot; each row needs a single 1")
-        labels = labels.argmax(1)
-    elif labels.is_floating_point() and not bool((labels == labels.round()).all()):
+        indices = indices.argmax(1)
+    elif indices.is_floating_point() and not bool((indices == indices.round()).all()):
         raise ValueError("labels are not whole numbers; class indices are needed")
-    labels = labels.reshape(n).long()
-    check_class_range(labels, num_classes if num_classes is not None else math.inf)
-    return labels
+    indices = indices.reshape(n).long()
+    check_class_range(indices, num_classes if num_classes is not None else math.inf)
+    return indices
 
 
 def check_class_range(labels: Tensor, num_classes: float) -> None:
-    """Raise unless every class index lies in [0, num_classes)."""
+    """Raise unless every class index in `labels` lies in [0, num_classes).
+
+    Raises:
+        ValueError: one does not.
+    """
     lowest, highest = (int(value) for value in torch.aminmax(labels))
     if lowest < 0 or highest >= num_classes:
         wrong = lowest if lowest < 0 else highest

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
-from torch import Tensor
-from torch.utils.data import Dataset, Subset
 
+from .checks import check_count, parse_radius
+from .cli_arguments import images_for, networks_and_pictures, overrides, runs, subset
 from .recipes.augmentation import augmentation
-from .recipes.datasets import DATASETS, as_tensors, load_dataset
+from .recipes.common import usable_device
+from .recipes.datasets import DATASETS, load_dataset
 from .recipes.presets import PRESETS, preset
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .evaluation import Evaluation
 
 app = typer.Typer(
@@ -44,7 +46,7 @@ def presets(
     if name is None:
         typer.echo("\n".join(PRESETS))
     else:
-        typer.echo(preset(name, **_overrides(settings)))
+        typer.echo(preset(name, **overrides(settings)))
 
 
 @app.command()
@@ -72,13 +74,14 @@ def train(
     """
     from .recipes.training import train
 
-    chosen = preset(name, **_overrides(settings))
+    chosen, usable = preset(name, **overrides(settings)), usable_device("--device", device)
+    check_count("--workers", workers, 0)
     augment = chosen.dataset != "digits" if augment is None else augment
     dataset = load_dataset(chosen.dataset, root, "train", download)
     transform = augmentation(chosen.dataset, dataset[0][0].shape[1:]) if augment else None
     if n is not None:
-        dataset = _subset(dataset, n, chosen.seed)
-    train(chosen, dataset, out, _device(device), workers, transform=transform)
+        dataset = subset(dataset, n, chosen.seed)
+    train(chosen, dataset, out, usable, workers, transform=transform)
     typer.echo(f"wrote {out}")
 
 
@@ -120,50 +123,34 @@ def evaluate(
 
     Example: part-plugin evaluate part.pt --attacks natural,pgd20,mma --eps 8/255
     """
-    from .checks import check_count
     from .evaluation import compare as compare_results
     from .evaluation import evaluate
     from .recipes.checkpoints import load_checkpoint
+    from .recipes.reports import write_comparison
 
     check_count("--seeds", seeds)
-    names = [path.stem for path in checkpoints]
-    runs = [(f"{name}-seed{s}" if seeds > 1 else name, s) for name in names for s in range(seed, seed + seeds)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"two checkpoints are called {name!r}; their results would have the same name")
-    for name, _ in runs:
-        if (out / f"{name}.json").exists() and not overwrite:
-            raise FileExistsError(
-                f"result file {str(out / name) + '.json'!r} exists; pass --overwrite or another --out"
-            )
-    loaded = [load_checkpoint(path, _device(device)) for path in checkpoints]
-    dataset = dataset or loaded[0][1]["training"].get("dataset")
-    if dataset is None:
-        raise ValueError(f"--dataset is missing, and {checkpoints[0]} does not say; choose from {', '.join(DATASETS)}")
-    in_class_order = dataset == "imagefolder"  # whose first images are all of one class
-    x, y = as_tensors(load_dataset(dataset, root, "test", download), n, 0 if in_class_order else None)
-    for name, (_, description) in zip(names, loaded, strict=True):
-        if int(y.max()) >= description["num_classes"]:
-            raise ValueError(
-                f"{dataset} has class {int(y.max())}, and checkpoint {name!r} has {description['num_classes']} classes"
-            )
-    chosen = {"suite": suite} if attacks is None else {"attacks": [a.strip() for a in attacks.split(",")]}
-    chosen |= {"batch_size": batch_size, "corruptions_dir": corruptions_dir}
-    evaluations = []
-    for number, (name, run_seed) in enumerate(runs):
+    plan = runs(checkpoints, range(seed, seed + seeds), out, overwrite)
+    usable = usable_device("--device", device)
+    loaded = {path.stem: load_checkpoint(path, usable) for path in checkpoints}
+    x, y = images_for({name: description for name, (_, description) in loaded.items()}, dataset, root, download, n)
+    options: dict[str, Any] = {"batch_size": batch_size, "corruptions_dir": corruptions_dir}
+    options |= {"suite": suite} if attacks is None else {"attacks": [a.strip() for a in attacks.split(",")]}
+    evaluations: dict[str, list[Evaluation]] = {name: [] for name in loaded}
+    for run, name, run_seed in plan:
+        state = out / f"{run}.state.json"
+        evaluation = evaluate(loaded[name][0], x, y, eps, seed=run_seed, name=run, state=state, **options)
         if overwrite:
-            (out / f"{name}.json").unlink(missing_ok=True)
-        model, _ = loaded[number // seeds]
-        evaluation = evaluate(model, x, y, eps, seed=run_seed, name=name, state=out / f"{name}.state.json", **chosen)
-        evaluation.save(out / name)
+            (out / f"{run}.json").unlink(missing_ok=True)
+        evaluation.save(out / run)
         typer.echo(f"{evaluation}\n")
-        evaluations.append(evaluation)
-    for first in range(0, len(runs), seeds) if seeds > 1 else ():
-        table = 100 * compare_results(evaluations[first : first + seeds])
-        typer.echo(f"{names[first // seeds]}, mean and standard deviation over {seeds} seeds, in %")
+        evaluations[name].append(evaluation)
+    for name in loaded if seeds > 1 else ():
+        table = 100 * compare_results(evaluations[name])
+        typer.echo(f"{name}, mean and standard deviation over {seeds} seeds, in %")
         typer.echo(f"{table.agg(['mean', 'std']).T.round(2).to_string()}\n")
-    if len(evaluations) > 1:
-        _write_comparison(evaluations, out / "comparison", "worst case")
+    if len(plan) > 1:
+        everything = [evaluation for group in evaluations.values() for evaluation in group]
+        _echo_comparison(write_comparison(everything, out / "comparison"), out / "comparison")
 
 
 @app.command()
@@ -177,8 +164,9 @@ def compare(
     Example: part-plugin compare results/at.json results/part.json --attack autoattack
     """
     from .evaluation import Evaluation
+    from .recipes.reports import write_comparison
 
-    _write_comparison([Evaluation.load(path) for path in results], out, attack)
+    _echo_comparison(write_comparison([Evaluation.load(path) for path in results], out, attack), out)
 
 
 @app.command()
@@ -188,7 +176,7 @@ def explain(
     ],
     out: Annotated[Path, typer.Option(help="Figure to write.")] = Path("explain.png"),
     eps: Annotated[str, typer.Option(help="Radius of important pixels.")] = "8/255",
-    eps_low: Annotated[str, typer.Option(help="Radius of other pixels.")] = "7/255",
+    eps_low: Annotated[str | None, typer.Option(help="Radius of other pixels. [default: 7/8 of eps]")] = None,
     cam: Annotated[str, typer.Option(help="gradcam, xgradcam, layercam or a class of pytorch-grad-cam.")] = "gradcam",
     size: Annotated[
         int | None,
@@ -199,85 +187,30 @@ def explain(
 
     Example: part-plugin explain at.pt part.pt cat.png dog.png --out explain.png
     """
-    from .checks import parse_radius
     from .pixel_budget import PixelBudget
     from .plots import plot_budgets
     from .recipes.checkpoints import load_checkpoint
+    from .recipes.pictures import load_pictures
+    from .recipes.reports import write_figure
 
-    checkpoints = [path for path in checkpoints_and_images if path.suffix in (".pt", ".pth")]
-    pictures = [path for path in checkpoints_and_images if path not in checkpoints]
-    if not checkpoints or not pictures:
-        raise ValueError("at least one checkpoint (.pt) and one picture are needed")
-    budget = PixelBudget(parse_radius("eps", eps), parse_radius("eps_low", eps_low), cam=cam)
-    loaded = {path.stem: load_checkpoint(path) for path in checkpoints}
-    shape = next(iter(loaded.values()))[1]["training"].get("image_shape")
-    images = torch.stack([_picture(path, size or (shape and shape[-1])) for path in pictures])
+    networks, pictures = networks_and_pictures(checkpoints_and_images)
+    low = None if eps_low is None else parse_radius("eps_low", eps_low)
+    budget = PixelBudget(parse_radius("eps", eps), low, cam=cam)
+    loaded = {path.stem: load_checkpoint(path) for path in networks}
+    trained_on = next(iter(loaded.values()))[1]["training"].get("image_shape")
+    given = None if size is None else [check_count("--size", size)] * 2
+    images = load_pictures(pictures, given or (trained_on and trained_on[1:]))
     models = {name: model for name, (model, _) in loaded.items()}
     with torch.no_grad():
         labels = next(iter(models.values()))(images).argmax(1)
-    plot_budgets(models, images, labels, budget).savefig(out, dpi=150)
+    write_figure(out, plot_budgets(models, images, labels, budget))
     for path, label in zip(pictures, labels.tolist(), strict=True):
         typer.echo(f"{path}: class {label}")
     typer.echo(f"wrote {out}")
 
 
-def _overrides(settings: list[str] | None) -> dict[str, Any]:
-    """Return {"lr": 0.02, ...} for ["lr=0.02", ...]; what is no JSON is text."""
-    overrides = {}
-    for setting in settings or []:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting!r} is not allowed; KEY=VALUE is needed, e.g. --set epochs=10")
-        try:
-            overrides[name] = json.loads(text)
-        except ValueError:
-            overrides[name] = text
-    return overrides
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name!r} cannot be used here ({str(error).splitlines()[0]})") from error
-    return device
-
-
-def _subset(dataset: Dataset, n: int, seed: int) -> Subset:
-    if not 0 < n <= len(dataset):
-        raise ValueError(f"--n {n} is not allowed; the dataset has {len(dataset)} samples and at least 1 is needed")
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-    return Subset(dataset, order[:n].tolist())
-
-
-def _picture(path: Path, size: int | None) -> Tensor:
-    """Return a picture file as an image (3, H, W) in [0, 1]."""
-    from PIL import Image
-    from torchvision.transforms.functional import resize, to_tensor
-
-    if not path.is_file():
-        raise FileNotFoundError(f"picture {str(path)!r} does not exist")
-    try:
-        picture = Image.open(path).convert("RGB")
-    except OSError as error:
-        raise ValueError(f"picture {str(path)!r} is damaged or no picture") from error
-    return to_tensor(picture if size is None else resize(picture, [size, size]))
-
-
-def _write_comparison(evaluations: list[Evaluation], path: Path, attack: str) -> None:
-    from .evaluation import compare
-    from .plots import plot_tradeoff
-
-    table = 100 * compare(evaluations)
-    figure = plot_tradeoff(evaluations, attack)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.round(2).to_csv(path.with_suffix(".csv"))
-    header = "| model | " + " | ".join(table.columns) + " |\n" + "|---" * (1 + len(table.columns)) + "|\n"
-    rows = [f"| {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |" for name, row in table.T.items()]
-    path.with_suffix(".md").write_text(f"Accuracy in %.\n\n{header}" + "\n".join(rows) + "\n")
-    figure.savefig(path.with_suffix(".png"), dpi=150)
-    typer.echo(table.T.round(2).to_string())
+def _echo_comparison(table: pd.DataFrame, path: Path) -> None:
+    typer.echo(table.T.to_string())
     typer.echo(f"wrote {path}.md, .csv and .png")
 
 

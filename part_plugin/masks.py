@@ -31,7 +31,7 @@ class MaskMemory:
         return index in self._bits
 
     def renew(self, since: int | None) -> None:
-        """Forget everything if this renewal is another than that of the masks."""
+        """Forget everything if the renewal with the number `since` is another than that of the masks."""
         if since != self.since:
             self._bits, self.size, self.since = {}, None, since
 
@@ -88,7 +88,7 @@ class MaskMemory:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Go on from `state`, what `state_dict` returned."""
         self.since, size = state["masks_since"], state.get("mask_size")
         self.size = None if size is None else (size[0], size[1])
         self._bits = dict(zip(state["mask_keys"].tolist(), state["masks"].cpu().numpy(), strict=True))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_class_range, check_number
+from .checks import check_choice, check_class_range, check_number
 from .network.view import logits_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -19,6 +19,9 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 class Objective:
     """Base of all objectives; subclass it for one of your own.
+
+    In all of them, `adv_logits` and `natural_logits` are those of x' and x, (N, K), and `labels` are y, (N,); the
+    natural ones are None where neither the attack nor training needs them.
 
     Attributes:
         start: where the attack starts, "uniform" in the budget or "gaussian" next to the image.
@@ -31,11 +34,11 @@ class Objective:
     attacks_natural = False
 
     def attack_loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
-        """Return the scalar that the attack maximises; logits (N, K), labels (N,)."""
+        """Return the scalar that the attack maximises, from `adv_logits`, `labels` and `natural_logits`."""
         return F.cross_entropy(adv_logits, labels)
 
     def loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
-        """Return the scalar that training minimises; logits (N, K), labels (N,)."""
+        """Return the scalar that training minimises, from `adv_logits`, `labels` and `natural_logits`."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -44,7 +47,11 @@ class Objective:
 
 
 class AT(Objective):
-    """Adversarial training (Madry et al. 2018): l(f(x'), y), maximised and minimised alike.
+    r"""Adversarial training (Madry et al. 2018, https://arxiv.org/abs/1706.06083), maximised and minimised alike.
+
+    .. math:: \ell(f(x'), y)
+
+    with f the logits, x' the adversarial example and y the label.
 
     Args:
         criterion: (logits, labels) -> scalar. (Default: cross-entropy)
@@ -63,9 +70,12 @@ class AT(Objective):
 
 
 class TRADES(Objective):
-    """TRADES (Zhang et al. 2019): l(f(x), y) + beta * KL(f(x) || f(x')); the attack maximises the KL.
+    r"""TRADES (Zhang et al. 2019, https://arxiv.org/abs/1901.08573); the attack maximises the KL alone.
 
-    The KL is summed over classes and averaged over the batch.
+    .. math:: \ell(f(x), y) + \beta \, \mathrm{KL}(p(x) \,\|\, p(x'))
+
+    with f the logits, p their softmax, x and x' the natural image and the adversarial example. The KL is summed over
+    classes and averaged over the batch.
 
     Args:
         beta: weight of the KL. (Default: 6.0)
@@ -81,20 +91,25 @@ class TRADES(Objective):
         self.criterion = criterion
 
     def attack_loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
-        """Return KL(f(x) || f(x')), summed over the batch."""
-        return F.kl_div(F.log_softmax(adv_logits, dim=1), F.softmax(natural_logits, dim=1), reduction="sum")
+        """Return KL(p(x) || p(x')), summed over the batch."""
+        natural = F.softmax(_needed(natural_logits, self), dim=1)
+        return F.kl_div(F.log_softmax(adv_logits, dim=1), natural, reduction="sum")
 
     def loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
-        """Return l(f(x), y) + beta * KL(f(x) || f(x'))."""
+        """Return l(f(x), y) + beta * KL(p(x) || p(x'))."""
+        natural_logits = _needed(natural_logits, self)
         robust = kl_per_sample(natural_logits, adv_logits).mean()
         return self.criterion(natural_logits, labels) + self.beta * robust
 
 
 class MART(Objective):
-    """MART (Wang et al. 2020): BCE(f(x'), y) + beta * KL(f(x) || f(x')) * (1 - p_y(x)).
+    r"""MART (Wang et al. 2020, https://openreview.net/forum?id=rklOg6EFwS); the attack maximises the cross-entropy.
 
-    BCE is -log p_y(x') - log(1 - max_{k != y} p_k(x')), the second logarithm taken of
-    1.0001 - p as in the authors' code, which keeps it finite.
+    .. math::
+        -\log p_y(x') - \log(1 - \max_{k \neq y} p_k(x')) + \beta \, \mathrm{KL}(p(x) \,\|\, p(x')) \, (1 - p_y(x))
+
+    with p the softmax of the logits, y the label, x and x' the natural image and the adversarial example. The second
+    logarithm is taken of 1.0001 - p as in the authors' code, which keeps it finite.
 
     Args:
         beta: weight of the KL. (Default: 6.0)
@@ -107,17 +122,32 @@ class MART(Objective):
         self.beta = check_number("beta", beta)
 
     def loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
-        """Return BCE(f(x'), y) + beta * KL(f(x) || f(x')) * (1 - p_y(x))."""
+        """Return the formula above, averaged over the batch."""
+        natural_logits = _needed(natural_logits, self)
         rival = F.softmax(adv_logits, dim=1).scatter(1, labels[:, None], 0.0).amax(1)
         boosted = F.cross_entropy(adv_logits, labels) - torch.log(1.0001 - rival).mean()
         doubt = 1 - F.softmax(natural_logits, dim=1).gather(1, labels[:, None]).squeeze(1)
         return boosted + self.beta * (kl_per_sample(natural_logits, adv_logits) * doubt).mean()
 
 
+def _needed(natural_logits: Tensor | None, objective: Objective) -> Tensor:
+    if natural_logits is None:
+        raise ValueError(f"natural_logits=None does not go with {objective!r}, which needs those of the natural images")
+    return natural_logits
+
+
 def ascent(
     model: nn.Module, objective: Objective, labels: Tensor, natural_logits: Tensor | None = None, sign: int = 1
 ) -> Callable[[Tensor], Tensor]:
-    """Return what an attack on `model` maximises, as a function of the images alone; sign -1 for a target."""
+    """Return what an attack on `model` maximises, as a function of the images alone.
+
+    Args:
+        model: network that returns logits (N, K).
+        objective: what to maximise.
+        labels: (N,).
+        natural_logits: those of the natural images, where the objective needs them.
+        sign: -1 for an attack towards the labels.
+    """
     highest = int(labels.max())
 
     def loss(images: Tensor) -> Tensor:
@@ -130,7 +160,7 @@ def ascent(
 
 
 def kl_per_sample(logits: Tensor, other_logits: Tensor) -> Tensor:
-    """Return KL(softmax(logits) || softmax(other_logits)) of each row, (N,)."""
+    """Return KL(p || q) of each row, (N,), with p the softmax of `logits` (N, K) and q that of `other_logits`."""
     log_p, log_q = F.log_softmax(logits, dim=1), F.log_softmax(other_logits, dim=1)
     return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(1)
 
@@ -144,18 +174,22 @@ def make_objective(objective: str | Objective, beta: float | None = None) -> Obj
 
     Raises:
         TypeError: neither a name nor an `Objective`.
-        ValueError: an unknown name, a `beta` that is not allowed or goes with an `Objective`, which has its own.
+        ValueError: an unknown name or start, a `beta` that is not allowed, or one beside an `Objective`.
     """
     if isinstance(objective, Objective):
         if beta is not None:
             raise ValueError(f"beta={beta} does not go with objective={objective!r}; give it to the objective")
+        check_choice("objective.start", objective.start, ("uniform", "gaussian"))
         return objective
-    beta = check_number("beta", 6.0 if beta is None else beta)
-    makers = {"at": AT, "trades": lambda: TRADES(beta), "mart": lambda: MART(beta)}
     if not isinstance(objective, str):
         raise TypeError(
             f"objective={objective!r} is a {type(objective).__name__}; a name or an Objective instance is needed"
         )
-    if objective not in makers:
-        raise ValueError(f"objective={objective!r} is not known; choose from {list(makers)} or pass an Objective")
-    return makers[objective]()
+    weight = check_number("beta", 6.0 if beta is None else beta)
+    if objective == "at":
+        return AT()
+    if objective == "trades":
+        return TRADES(weight)
+    if objective == "mart":
+        return MART(weight)
+    raise ValueError(f"objective={objective!r} is not known; choose from ['at', 'trades', 'mart'] or pass an Objective")

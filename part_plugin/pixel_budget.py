@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .budget import AdoptedBudget, Budget, uniform
 from .cam import Cam, cam_name, check_cam, map_and_logits
 from .checks import check_choice, check_eps_pair, class_indices
-from .rules import Rule, Threshold, check_rule, checked_weights
+from .rules import Rule, Threshold, check_rule, weights_of, without_signal
 from .target_layers import ReshapeTransform, TargetLayers, layer_names
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class PixelBudget(Budget):
         self.reshape_transform = reshape_transform
         self.rule = Threshold() if rule is None else check_rule(rule)
         self.target = check_choice("target", target, ("predicted", "true"))
-        self.reset_counts()
+        self.images = 0
+        self._no_signal = torch.zeros((), dtype=torch.long)  # a tensor: counting must not wait for a GPU
 
     @property
     def eps(self) -> float:
@@ -105,6 +106,10 @@ class PixelBudget(Budget):
         """Return the weight of every pixel, (N, 1, H, W), and the logits (N, K) that were computed on the way.
 
         Weights are bool, or numbers in [0, 1]; those of a map without signal are all 1.
+
+        Raises:
+            TypeError: `images` that are no floating-point tensor.
+            ValueError: no labels for target="true", labels, maps or weights that are not allowed.
         """
         classes = None
         if self.target == "true":
@@ -112,11 +117,9 @@ class PixelBudget(Budget):
                 raise ValueError("labels=None does not go with target='true'; pass labels or target='predicted'")
             classes = class_indices(labels, len(images))
         maps, logits = map_and_logits(model, images, classes, self.cam, self.target_layers, self.reshape_transform)
-        no_signal = maps.amax((1, 2, 3), keepdim=True) == 0
         self.images += len(images)
-        self._no_signal = self._no_signal.to(maps.device) + no_signal.sum()
-        weights = checked_weights(self.rule, maps)
-        return torch.where(no_signal, torch.ones_like(weights), weights), logits
+        self._no_signal = self._no_signal.to(maps.device) + without_signal(maps).sum()
+        return weights_of(self.rule, maps), logits
 
     def radii_of(self, weights: Tensor, images: Tensor) -> Tensor:
         """Return eps_low + weight * (eps - eps_low), in the dtype of `images`; for bool weights one or the other.
@@ -128,7 +131,7 @@ class PixelBudget(Budget):
         eps, eps_low = uniform(images, self.eps), uniform(images, self.eps_low)
         if weights.dtype == torch.bool:
             return torch.where(weights, eps, eps_low)
-        return torch.minimum(eps, torch.lerp(eps_low, eps, weights.to(images.dtype)))
+        return torch.lerp(eps_low, eps, weights.to(images.dtype))
 
     def radii(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return what a call does; weights have been checked, so that these radii need not be."""
@@ -142,7 +145,7 @@ class PixelBudget(Budget):
     def reset_counts(self) -> None:
         """Count `images` and `no_signal` from zero again."""
         self.images = 0
-        self._no_signal = torch.zeros((), dtype=torch.long)  # a tensor: counting must not wait for a GPU
+        self._no_signal = torch.zeros_like(self._no_signal)
 
     def __repr__(self) -> str:
         return (
@@ -168,14 +171,12 @@ def make_budget(
     """
     if budget is None:
         return PixelBudget(eps, eps_low, **options)
-    given = [name for name, value in {"eps_low": eps_low, **options}.items() if value is not None]
-    if given:
-        raise ValueError(
-            f"{given[0]}={options.get(given[0], eps_low)} does not go with budget={budget!r}, which has its own"
-        )
+    for name, value in {"eps_low": eps_low, **options}.items():
+        if value is not None:
+            raise ValueError(f"{name}={value} does not go with budget={budget!r}, which has its own")
     if isinstance(budget, Budget):
         return budget
-    if not callable(budget) or not hasattr(budget, "eps"):
+    if isinstance(budget, type) or not callable(budget) or not hasattr(budget, "eps"):
         raise TypeError(
             f"budget={budget!r} is a {type(budget).__name__}; a Budget or an object with eps and a call "
             "(model, images, labels) -> radii is needed (for one radius everywhere: FixedBudget)"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .cam import class_activation_map
+from .checks import check_images, class_indices
 from .part import PART
 from .pixel_budget import PixelBudget
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
     from .evaluation import Evaluation
 
@@ -26,7 +29,17 @@ def plot_budgets(models: dict[str, nn.Module], images: Tensor, labels: Tensor, b
         images: (N, C, H, W) in [0, 1], one row each; C is 1 or 3.
         labels: (N,).
         budget: the budget whose maps are shown.
+
+    Raises:
+        TypeError: images that are no floating-point tensor.
+        ValueError: no model, images that are no pictures in [0, 1], labels of another shape.
     """
+    if not models:
+        raise ValueError("models is empty; at least one is needed")
+    check_images(images)
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"images have {images.shape[1]} channels; 1 or 3 can be drawn")
+    labels = class_indices(labels, len(images))
     from matplotlib.figure import Figure  # without pyplot, which would keep the figure and ask for a display
 
     columns = 1 + 3 * len(models)
@@ -53,7 +66,13 @@ def plot_tradeoff(evaluations: Sequence[Evaluation], attack: str = "worst case")
     Args:
         evaluations: results that hold "natural" and `attack`.
         attack: which robust accuracy to show.
+
+    Raises:
+        ValueError: there is no evaluation.
+        KeyError: one lacks the attack.
     """
+    if not evaluations:
+        raise ValueError("evaluations is empty; at least one is needed")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
@@ -79,9 +98,10 @@ def _pictures(images: Tensor) -> Tensor:
     return images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1)
 
 
-def _column(axes, title: str, pictures: Tensor, **options):  # noqa: ANN001
+def _column(axes: NDArray[Any], title: str, pictures: Tensor, **options: Any) -> AxesImage:
+    """Draw a picture into each of `axes`, the title above the first, and return the last."""
     axes[0].set_title(title, fontsize=9)
     for ax, picture in zip(axes, pictures.detach().cpu().to(torch.float32), strict=True):
-        shown = ax.imshow(picture.numpy(), **options)
+        shown: AxesImage = ax.imshow(picture.numpy(), **options)
         ax.set_axis_off()
     return shown

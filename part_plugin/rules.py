@@ -76,30 +76,41 @@ class Soft:
 
 
 def check_rule(rule: Any) -> Rule:
-    """Return `rule` if it can be called.
+    """Return `rule` if it can be called on maps.
 
     Raises:
         TypeError: it cannot.
     """
-    if not callable(rule):
+    if isinstance(rule, type) or not callable(rule):
         raise TypeError(
             f"rule={rule!r} is a {type(rule).__name__}; a function of maps is needed, such as Threshold(1.0)"
         )
-    return rule  # type: ignore[no-any-return]
+    checked: Rule = rule
+    return checked
 
 
-def checked_weights(rule: Rule, maps: Tensor) -> Tensor:
-    """Return the weights that a rule makes of maps (N, 1, H, W).
+def weights_of(rule: Rule, maps: Tensor) -> Tensor:
+    """Return the weights that a rule makes of maps, 1 everywhere where a map has no signal.
+
+    Args:
+        rule: maps -> weights.
+        maps: (N, 1, H, W) in [0, 1], zeros without signal.
 
     Raises:
         ValueError: weights of another shape, outside [0, 1] or not finite.
     """
     weights = rule(maps)
-    if isinstance(rule, (Threshold, TopShare, Soft)):
-        return weights
     if not isinstance(weights, Tensor) or weights.shape != maps.shape:
         shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
         raise ValueError(f"rule={rule!r} returned {shape}; weights of shape {tuple(maps.shape)} are needed")
-    if weights.dtype != torch.bool and not bool(((weights >= 0) & (weights <= 1)).all()):
-        raise ValueError(f"rule={rule!r} returned weights outside [0, 1]; they must be in it")
-    return weights.detach()
+    weights = torch.where(without_signal(maps), torch.ones_like(weights), weights.detach())
+    if weights.dtype != torch.bool and type(rule) is not Soft:  # which need no look, for which a GPU must be waited for
+        lowest, highest = (float(value) for value in torch.aminmax(weights))
+        if not 0 <= lowest <= highest <= 1:  # false for NaN
+            raise ValueError(f"rule={rule!r} returned weights from {lowest:g} to {highest:g}; they must be in [0, 1]")
+    return weights
+
+
+def without_signal(maps: Tensor) -> Tensor:
+    """Return which of the `maps` (N, 1, H, W) say nothing of their image, bool (N, 1, 1, 1)."""
+    return maps.amax((1, 2, 3), keepdim=True) == 0

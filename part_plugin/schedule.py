@@ -16,7 +16,8 @@ class Schedule:
         epoch: number of the running epoch, counted from 0; None before `set_epoch`.
 
     Raises:
-        TypeError, ValueError: counts that are not allowed.
+        TypeError: a count that is no integer.
+        ValueError: burn_in < 0, mask_every < 1.
     """
 
     def __init__(self, burn_in: int, mask_every: int):

@@ -22,7 +22,17 @@ ReshapeTransform = Callable[[Tensor], Tensor]
 
 
 def resolve_target_layers(model: nn.Module, target_layers: TargetLayers, images: Tensor) -> dict[str, nn.Module]:
-    """Return the target layers by their dotted name; `None` finds the last one with spatial extent."""
+    """Return the target layers by their dotted name.
+
+    Args:
+        model: the network, in eval mode.
+        target_layers: modules or dotted names; None: the last one with spatial extent.
+        images: (N, C, H, W), one of which is sent through the network to find that one.
+
+    Raises:
+        TypeError: something that is no module and no name.
+        ValueError: no layers, layers that are none of the model's, or none with spatial extent.
+    """
     network = network_of(model)
     if target_layers is None:
         by_size = _found.setdefault(network, {})
@@ -58,7 +68,11 @@ def _lookup(network: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
 
 
 def _find_target_layer(model: nn.Module, network: nn.Module, images: Tensor) -> str:
-    """Trace one image; the last module to finish with an (N, C, h, w) output, h * w > 1, wins."""
+    """Trace one image; the last module to finish with an (N, C, h, w) output, h * w > 1, wins.
+
+    Raises:
+        ValueError: there is none.
+    """
     last: list[str] = []
 
     def recorder(name: str) -> Callable[..., None]:
@@ -76,7 +90,7 @@ def _find_target_layer(model: nn.Module, network: nn.Module, images: Tensor) -> 
         for name, module in network.named_modules():
             if name:
                 hooks.callback(module.register_forward_hook(recorder(name)).remove)
-        model(images[:1])
+        model(images[:1].clone())  # a model may work in place on its input
     if not last:
         raise ValueError(
             f"target_layers=None: {type(network).__name__} has no module with an (N, C, h, w) output to map; "
@@ -92,7 +106,16 @@ def _enlarges(inputs: tuple[Any, ...], output: Tensor) -> bool:
 
 
 def as_maps(name: str, tensor: Tensor, reshape_transform: ReshapeTransform | None) -> Tensor:
-    """Return what a layer gave, or its gradient, as (N, C, h, w) in at least single precision."""
+    """Return what a layer gave, or its gradient, as (N, C, h, w) in at least single precision.
+
+    Args:
+        name: of the layer.
+        tensor: what it gave.
+        reshape_transform: turns that into (N, C, h, w).
+
+    Raises:
+        ValueError: a tensor of another shape.
+    """
     if reshape_transform is not None:
         tensor = reshape_transform(tensor)
     if tensor.dim() != 4:
@@ -103,7 +126,7 @@ def as_maps(name: str, tensor: Tensor, reshape_transform: ReshapeTransform | Non
 
 
 def layer_names(layers: TargetLayers) -> str:
-    """Return target layers as `repr` shows them."""
+    """Return target `layers` as `repr` shows them."""
     if layers is None:
         return "auto"
     listed = [layers] if isinstance(layers, (str, nn.Module)) else layers

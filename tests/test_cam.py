@@ -1,24 +1,23 @@
+import re
+
 import pytest
 import torch
-import torchvision
 from conftest import SmallNet, assert_untouched, snapshot
 from pytorch_grad_cam import EigenCAM, GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM
 from torch import nn
 from torch.nn.functional import interpolate
 
-import part_plugin.adapters.robustbench  # noqa: F401  (makes robustbench importable)
 from part_plugin import PixelBudget, class_activation_map
-from part_plugin.target_layers import _found, resolve_target_layers
+from part_plugin.adapters.robustbench import build_model
+from part_plugin.cam import cam_name, map_and_logits
 
 LIBRARY = {"gradcam": GradCAM, "xgradcam": XGradCAM, "layercam": LayerCAM}
 
 
 @pytest.fixture(scope="module")
 def wide_resnet():
-    from robustbench.model_zoo.architectures.wide_resnet import WideResNet
-
     torch.manual_seed(0)
-    return WideResNet(depth=34, widen_factor=10).eval()
+    return build_model("wide_resnet.WideResNet", {"depth": 34, "widen_factor": 1}).eval()
 
 
 @pytest.fixture(params=["resnet18", "wide_resnet"])
@@ -84,72 +83,6 @@ def test_any_class_of_the_library_serves(cifar_net, photos, cam):
     library.activations_and_grads.release()
     assert maps.shape == (8, 1, 32, 32)
     torch.testing.assert_close(maps[:, 0], theirs, atol=1e-5, rtol=0)
-
-
-def found(model, images):
-    _found.clear()
-    (name,) = resolve_target_layers(model, None, images)
-    return name
-
-
-@pytest.mark.parametrize(
-    ("make", "size", "expected"),
-    [
-        (lambda: torchvision.models.resnet18(num_classes=10), 64, "layer4"),
-        (lambda: torchvision.models.vgg11_bn(num_classes=10), 64, "features"),
-        (lambda: torchvision.models.densenet121(num_classes=10), 64, "features"),
-        (lambda: torchvision.models.mobilenet_v3_small(num_classes=10), 64, "features"),
-        (lambda: nn.Sequential(nn.Upsample(64), torchvision.models.resnet18(num_classes=10)), 32, "1.layer4"),
-        (lambda: torchvision.models.squeezenet1_1(num_classes=10), 64, "classifier.2"),
-    ],
-    ids=["resnet", "vgg", "densenet", "mobilenet", "sequential", "squeezenet"],
-)
-def test_the_last_layer_with_spatial_extent_is_found(make, size, expected):
-    torch.manual_seed(0)
-    model = make().eval()
-    images = torch.rand(2, 3, size, size)
-    assert found(model, images) == expected
-    maps = class_activation_map(model, images)
-    assert maps.shape == (2, 1, size, size)
-    assert maps.isfinite().all()
-
-
-def test_wide_resnet_layer_is_found(wide_resnet, photos):
-    assert found(wide_resnet, photos) == "relu"
-
-
-def test_vgg_on_images_too_small_for_its_pooling_grid():
-    """At 32x32 VGG's last features are 1x1, which its pooling only repeats: the layer before is found."""
-    torch.manual_seed(0)
-    model = torchvision.models.vgg11_bn(num_classes=10).eval()
-    assert found(model, torch.rand(2, 3, 32, 32)) == "features.27"
-
-
-def test_tokens_need_a_target_layer_and_a_reshape_transform():
-    torch.manual_seed(0)
-    model = torchvision.models.vit_b_16(image_size=32, num_classes=10).eval()
-    images = torch.rand(2, 3, 32, 32)
-    with pytest.raises(ValueError, match="pass target_layers"):
-        class_activation_map(model, images)
-    with pytest.raises(ValueError, match=r"gives \(2, 5, 768\).*pass reshape_transform"):
-        class_activation_map(model, images, target_layers="encoder.layers.encoder_layer_10")
-
-    def grid(tokens):
-        return tokens[:, 1:].reshape(len(tokens), 2, 2, -1).permute(0, 3, 1, 2)
-
-    ours = class_activation_map(model, images, target_layers="encoder.layers.encoder_layer_10", reshape_transform=grid)
-    library = GradCAM(model, [model.encoder.layers.encoder_layer_10], reshape_transform=grid)
-    torch.testing.assert_close(ours[:, 0], torch.from_numpy(library(images, None)), atol=1e-4, rtol=0)
-
-
-def test_names_with_prefixes_of_wrappers(digits_net, batch):
-    expected = class_activation_map(digits_net, batch[0], target_layers="features.2")
-    wrapped = nn.DataParallel(digits_net)
-    for layer in ("features.2", "module.features.2", digits_net.features[2]):
-        assert torch.equal(class_activation_map(wrapped, batch[0], target_layers=layer), expected)
-    compiled = torch.compile(digits_net, backend="eager")
-    compiled(batch[0])
-    assert torch.equal(class_activation_map(compiled, batch[0], target_layers="_orig_mod.features.2"), expected)
 
 
 class Outputs(nn.Module):
@@ -270,12 +203,249 @@ def test_wrong_arguments(digits_net, batch, options, message):
         class_activation_map(digits_net, **({"images": batch[0]} | options))
 
 
-def test_a_target_layer_that_is_no_layer(digits_net, batch):
-    with pytest.raises(TypeError, match="target_layers holds a int"):
-        class_activation_map(digits_net, batch[0], target_layers=[3])
+# Every source of maps
 
 
-def test_a_model_without_spatial_layers():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(ValueError, match="Sequential has no module with an .N, C, h, w. output"):
-        class_activation_map(model, torch.rand(2, 1, 8, 8))
+@pytest.mark.parametrize("cam", ["gradcam", GradCAMPlusPlus, lambda model, images, classes: images[:, 0] * classes[0]])
+@pytest.mark.parametrize("classes", [None, torch.arange(16) % 10])
+def test_the_logits_come_along(digits_net, batch, cam, classes):
+    maps, logits = map_and_logits(digits_net, batch[0], classes, cam)
+    with torch.no_grad():
+        assert torch.equal(logits, digits_net(batch[0]))
+    assert not logits.requires_grad
+    assert torch.equal(maps, class_activation_map(digits_net, batch[0], classes, cam))
+
+
+class InPlace(nn.Module):
+    """A network that normalises its input in place."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x.sub_(0.2).mul_(1.5))
+
+
+@pytest.mark.parametrize("cam", ["gradcam", lambda model, images, classes: images.mul_(2)])
+def test_a_model_that_works_in_place_on_its_input(digits_net, batch, cam):
+    images = batch[0].clone()
+    maps, logits = map_and_logits(InPlace(digits_net), images, cam=cam)
+    assert torch.equal(images, batch[0])
+    expected = (batch[0] - 0.2) * 1.5
+    with torch.no_grad():
+        assert torch.equal(logits, digits_net(expected))
+    if cam == "gradcam":
+        assert torch.equal(maps, class_activation_map(digits_net, expected))
+    else:
+        assert torch.equal(maps, class_activation_map(digits_net, images, cam=lambda *of: batch[0]))
+
+
+def test_several_layers_are_averaged_after_scaling(digits_net, batch):
+    parts = [class_activation_map(digits_net, batch[0], target_layers=name) for name in ("features.2", "features")]
+    mean = (parts[0] + parts[1]) / 2
+    low, high = mean.amin((1, 2, 3), keepdim=True), mean.amax((1, 2, 3), keepdim=True)
+    found = class_activation_map(digits_net, batch[0], target_layers=["features.2", "features"])
+    torch.testing.assert_close(found, (mean - low) / (high - low + 1e-7), rtol=1e-5, atol=1e-5)
+    assert (found - parts[0]).abs().max() > 0.1
+
+
+# A source of the user's own
+
+
+def own(maps):
+    """A source that gives these maps whatever it is asked."""
+    return lambda model, images, classes: maps
+
+
+@pytest.mark.parametrize("cam", LIBRARY)
+@pytest.mark.parametrize("target", ["predicted", "true"])
+def test_our_own_maps_as_a_source_give_the_same_radii(digits_net, batch, cam, target):
+    def source(model, images, classes):
+        return class_activation_map(model, images, classes, cam, "features.2")
+
+    ours, theirs = (
+        PixelBudget(cam=cam, target_layers="features.2", target=target),
+        PixelBudget(cam=source, target=target),
+    )
+    radii = theirs(digits_net, *batch)
+    assert torch.equal(radii, ours(digits_net, *batch))
+    assert 0.02 < (radii == radii.max()).float().mean() < 0.6
+    assert theirs.no_signal == ours.no_signal
+
+
+def test_maps_of_any_shape(digits_net, batch):
+    generator = torch.Generator().manual_seed(0)
+    for shape, size in (((16, 4, 5), 8), ((16, 1, 4, 4), 8), ((16, 3, 2, 2), 8), ((16, 8, 8), 8), ((16, 2, 20, 20), 8)):
+        maps = torch.rand(shape, generator=generator, dtype=torch.float64) - 0.3
+        small = maps[:, None] if maps.dim() == 3 else sum(maps[:, [c]] for c in range(shape[1])) / shape[1]
+        expected = interpolate(small, (size, size), mode="bilinear", align_corners=False)
+        low, high = expected.amin((1, 2, 3), keepdim=True), expected.amax((1, 2, 3), keepdim=True)
+        found = class_activation_map(digits_net, batch[0], cam=own(maps))
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, (expected - low) / (high - low), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [1e-30, 1e-38, 1e30, -1.0, "shift", "far shift", "uint8", "half"])
+def test_maps_of_any_scale_give_the_same_mask(digits_net, batch, change):
+    """Multiples, and what differs by a constant; a negative map is as good as a positive one."""
+    maps = torch.randint(0, 200, (16, 5, 5), generator=torch.Generator().manual_seed(0)).float()
+    changed, maps = {
+        "shift": (maps - 300, maps),
+        "far shift": (maps + 2**20, maps),
+        "uint8": (maps.byte(), maps),
+        "half": (maps.half(), maps),
+        -1.0: (-maps, 200 - maps),
+    }.get(change) or (maps * change, maps)
+    weights, expected = (PixelBudget(cam=own(m)).weights(digits_net, batch[0])[0] for m in (changed, maps))
+    assert torch.equal(weights, expected)
+    assert 0.05 < weights.float().mean() < 0.4
+
+
+def test_maps_without_signal_are_counted_and_spoil_no_other(digits_net, batch):
+    maps = torch.rand(16, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = PixelBudget(cam=own(maps)).weights(digits_net, batch[0])[0]
+    broken = maps.clone()
+    broken[0, 3, 3] = torch.nan
+    broken[1] = torch.nan
+    broken[2] = 0.1
+    broken[3] = -0.1
+    broken[4] = 0
+    broken[5, 0, 0] = torch.inf
+    broken[6, 0, 0] = -torch.inf
+    broken[7] = 0.7 * (1 + torch.finfo(torch.float32).eps * torch.randint(0, 2, (8, 8)))  # constant up to rounding
+    budget = PixelBudget(cam=own(broken))
+    weights = budget.weights(digits_net, batch[0])[0]
+    assert weights[:8].all()
+    assert torch.equal(weights[8:], expected[8:])
+    assert (budget.no_signal, budget.images) == (8, 16)
+    assert class_activation_map(digits_net, batch[0], cam=own(broken))[:8].count_nonzero() == 0
+
+
+def test_maps_of_the_library_that_are_not_finite_have_no_signal(digits_net, batch):
+    class Broken(GradCAM):
+        def get_cam_image(self, *args, **options):
+            maps = super().get_cam_image(*args, **options)
+            maps[3:5] = float("nan")
+            return maps
+
+    budget = PixelBudget(cam=Broken, target_layers="features")
+    weights = budget.weights(digits_net, batch[0])[0]
+    expected = PixelBudget(cam=GradCAM, target_layers="features")
+    signal = expected.weights(digits_net, batch[0])[0]
+    assert weights[3:5].all()
+    assert budget.no_signal > expected.no_signal
+    assert torch.equal(weights[5:], signal[5:])
+
+
+def test_what_a_source_is_called_with(lived_in, batch):
+    """The model in eval mode, its gradients nobody's business, images as they are, the classes to map."""
+    seen = []
+
+    def saliency(model, images, classes):
+        seen.append((model, images.clone(), classes, model.training, torch.is_grad_enabled()))
+        images.requires_grad_()
+        model(images).gather(1, classes[:, None]).sum().backward()
+        return images.grad.abs()
+
+    before = snapshot(lived_in)
+    with torch.inference_mode():
+        maps = class_activation_map(lived_in, batch[0] * 1, cam=saliency)
+        class_activation_map(lived_in, batch[0], batch[1], cam=saliency)
+    assert_untouched(lived_in, before)
+    assert not maps.is_inference()
+    assert not maps.requires_grad
+    assert (maps.amax((1, 2, 3)) > 0.99).all()
+    lived_in.eval()
+    with torch.no_grad():
+        predicted = lived_in(batch[0]).argmax(1)
+    for (model, images, classes, training, gradients), expected in zip(seen, (predicted, batch[1]), strict=True):
+        assert model is lived_in
+        assert torch.equal(images, batch[0])
+        assert torch.equal(classes, expected)
+        assert (training, gradients) == (False, True)
+
+
+def test_a_source_that_fails_leaves_no_trace(lived_in, batch):
+    def broken(model, images, classes):
+        model(images).sum().backward()
+        raise ArithmeticError
+
+    before = snapshot(lived_in)
+    with pytest.raises(ArithmeticError):
+        class_activation_map(lived_in, batch[0], cam=broken)
+    assert_untouched(lived_in, before)
+
+
+@pytest.mark.parametrize(
+    ("maps", "found"),
+    [
+        (torch.rand(15, 8, 8), "(15, 8, 8)"),
+        (torch.rand(16, 8), "(16, 8)"),
+        (torch.rand(16, 1, 1, 8, 8), "(16, 1, 1, 8, 8)"),
+        (torch.rand(16, 0, 8), "(16, 0, 8)"),
+        (torch.rand(16, 8, 8).numpy(), "ndarray"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_no_map(digits_net, batch, maps, found):
+    message = f"cam returned {found}; maps (N, h, w) or (N, C, h, w) of the 16 images are needed"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        class_activation_map(digits_net, batch[0], cam=own(maps))
+
+
+def test_a_source_is_not_asked_for_a_class_that_is_not_there(digits_net, batch):
+    with pytest.raises(ValueError, match="^labels contain class 10; allowed is 0 to 9$"):
+        class_activation_map(digits_net, batch[0], torch.full((16,), 10), cam=own(None))
+
+
+def test_names_of_sources():
+    class Source:
+        def __call__(self, model, images, classes):
+            return images
+
+    def attention(model, images, classes):
+        return images
+
+    assert [cam_name(cam) for cam in ("layercam", GradCAM, attention, Source())] == [
+        "layercam",
+        "GradCAM",
+        "attention",
+        "Source",
+    ]
+
+
+# A network that gives no map
+
+
+class Odd(nn.Module):
+    """A layer that gives a pair, one on which nothing depends, and an output that is cut off."""
+
+    def __init__(self):
+        super().__init__()
+        self.pair, self.idle, self.body = Pair(), nn.Conv2d(1, 4, 1), nn.Conv2d(1, 4, 1)
+        self.cut = False
+
+    def forward(self, x):
+        self.idle(x)
+        logits = self.body(self.pair(x)[0]).mean((2, 3))
+        return logits.detach() if self.cut else logits
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+def test_layers_that_give_no_map(batch):
+    odd = Odd()
+    for name, message in (
+        ("pair", "target layer 'pair' returns a tuple; a tensor is needed"),
+        ("idle", "the model's output does not depend on target layer 'idle'"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            class_activation_map(odd, batch[0], target_layers=name)
+    odd.cut = True
+    message = "the model's output carries no gradient; its forward pass must be differentiable"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        class_activation_map(odd, batch[0], target_layers="body")

@@ -1,10 +1,11 @@
 import math
+import re
 
 import pytest
 import torch
 
-from part_plugin import AT, MART, PART, TRADES
-from part_plugin.objectives import kl_per_sample
+from part_plugin import AT, MART, PART, TRADES, Objective
+from part_plugin.objectives import ascent, kl_per_sample, make_objective
 
 
 @pytest.fixture
@@ -71,8 +72,107 @@ def test_a_loss_does_not_depend_on_how_the_batch_is_split(logits):
         torch.testing.assert_close(objective.loss(adv, labels, natural), torch.stack(parts).mean())
 
 
-def test_wrong_objectives():
-    with pytest.raises(ValueError, match=r"objective='tradse' is not known; choose from \['at', 'trades', 'mart'\]"):
-        PART("tradse")
-    with pytest.raises(ValueError, match="beta=-1 is not allowed; it must be >= 0"):
-        PART("trades", beta=-1)
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: PART("tradse"),
+            ValueError,
+            "objective='tradse' is not known; choose from ['at', 'trades', 'mart'] or pass an Objective",
+        ),
+        (lambda: PART("trades", beta=-1), ValueError, "beta=-1 is not allowed; it must be >= 0"),
+        (lambda: PART("mart", beta="6"), TypeError, "beta='6' is a str; a number is needed"),
+        (lambda: MART(float("nan")), ValueError, "beta=nan is not allowed; it must be >= 0"),
+        (
+            lambda: PART(TRADES(3.0), beta=6.0),
+            ValueError,
+            "beta=6.0 does not go with objective=TRADES(beta=3.0); give it to the objective",
+        ),
+        (
+            lambda: PART(AT),
+            TypeError,
+            f"objective={AT!r} is a type; a name or an Objective instance is needed",
+        ),
+        (lambda: PART(None), TypeError, "objective=None is a NoneType; a name or an Objective instance is needed"),
+        (
+            lambda: PART(Odd()),
+            ValueError,
+            "objective.start='normal' is not known; choose from 'uniform', 'gaussian'",
+        ),
+    ],
+)
+def test_wrong_objectives(make, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        make()
+
+
+class Odd(Objective):
+    start = "normal"
+
+
+def test_objectives_by_name():
+    assert type(make_objective("at")) is AT
+    assert type(make_objective("at", 3.0)) is AT
+    for name, kind in (("trades", TRADES), ("mart", MART)):
+        assert type(make_objective(name)) is kind
+        assert (make_objective(name).beta, make_objective(name, 2.5).beta) == (6.0, 2.5)
+    own = MART(1.0)
+    assert make_objective(own) is own
+
+
+def test_what_training_and_attack_need():
+    """The starts of the papers, and whose logits they take."""
+    found = {name: make_objective(name) for name in ("at", "trades", "mart")}
+    assert {name: objective.start for name, objective in found.items()} == {
+        "at": "uniform",
+        "trades": "gaussian",
+        "mart": "gaussian",
+    }
+    assert {name: (o.needs_natural, o.attacks_natural) for name, o in found.items()} == {
+        "at": (False, False),
+        "trades": (True, True),
+        "mart": (True, False),
+    }
+    assert [repr(objective) for objective in found.values()] == ["AT()", "TRADES(beta=6.0)", "MART(beta=6.0)"]
+
+
+def test_natural_logits_that_are_missing(logits):
+    adv, _, labels = logits
+    for call in (TRADES().loss, TRADES().attack_loss, MART().loss):
+        objective = call.__self__
+        message = f"natural_logits=None does not go with {objective!r}, which needs those of the natural images"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            call(adv, labels, None)
+    with pytest.raises(NotImplementedError):
+        Objective().loss(adv, labels, None)
+
+
+def test_criteria_of_ones_own(logits):
+    adv, natural, labels = logits
+
+    def criterion(scores, classes):
+        return scores.gather(1, classes[:, None]).sum()
+
+    at, trades = AT(criterion), TRADES(2.0, criterion)
+    true = [float(adv[row, label]) for row, label in enumerate(labels.tolist())]
+    assert float(at.loss(adv, labels, None)) == float(at.attack_loss(adv, labels, None)) == pytest.approx(sum(true))
+    rows = by_hand(adv, natural, labels)
+    expected = sum(float(natural[row, label]) for row, label in enumerate(labels.tolist()))
+    expected += 2 * sum(row[3] for row in rows) / len(rows)
+    assert float(trades.loss(adv, labels, natural)) == pytest.approx(expected)
+    plain = Objective().attack_loss(adv, labels, None)
+    assert float(plain) == pytest.approx(sum(row[0] for row in rows) / len(rows))
+
+
+@pytest.mark.parametrize("objective", [AT(), TRADES(), MART()], ids=repr)
+def test_what_an_attack_climbs(digits_net, batch, objective):
+    images, labels = batch
+    with torch.no_grad():
+        logits, natural = digits_net(images), digits_net(1 - images)
+    expected = objective.attack_loss(logits, labels, natural)
+    for sign in (1, -1):
+        found = ascent(digits_net, objective, labels, natural, sign)(images)
+        assert float(found.detach()) == pytest.approx(sign * float(expected))
+    message = "^labels contain class 10; allowed is 0 to 9$"
+    with pytest.raises(ValueError, match=message):
+        ascent(digits_net, objective, torch.full((16,), 10), natural)(images)

@@ -93,7 +93,10 @@ for cam in ("layercam", "EigenCAM"):
 """)
     shape, message = printed.splitlines()
     assert shape == "torch.Size([2, 1, 8, 8])"
-    assert message == "cam='EigenCAM' needs pytorch-grad-cam, which is not installed: pip install grad-cam"
+    assert message == (
+        "a cam other than 'gradcam', 'xgradcam' and 'layercam' needs pytorch-grad-cam, which cannot be imported "
+        "(No module named 'pytorch_grad_cam'): pip install grad-cam"
+    )
 
 
 def test_a_broken_toolkit_breaks_nothing_else(tmp_path):
@@ -112,6 +115,29 @@ except ImportError as error:
     assert run(code).strip() == (
         "part_plugin.PixelPGD needs torchattacks, which cannot be imported (half an upgrade): pip install torchattacks"
     )
+
+
+def test_a_toolkit_that_knows_its_remedy_says_it_itself():
+    printed = run("""
+sys.meta_path[:] = everything
+class WithoutResources(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == "pkg_resources" else super().find_spec(name, path, target)
+sys.meta_path[:] = [WithoutResources if finder is PathFinder else finder for finder in sys.meta_path]
+try:
+    from part_plugin import load_checkpoint
+except ImportError as error:
+    print(error)
+""")
+    assert printed.strip() == (
+        "robustbench imports pkg_resources, which setuptools 81 took away: pip install 'setuptools<81'"
+    )
+
+
+def test_a_name_is_imported_once_and_then_there():
+    assert part_plugin.PixelPGD is part_plugin.adapters.torchattacks.PixelPGD
+    assert vars(part_plugin)["PixelPGD"] is part_plugin.PixelPGD
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -1,11 +1,13 @@
 import copy
+import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_untouched, snapshot
 from torch import nn
 
-from part_plugin import AT, PART, FixedBudget, Objective, PixelBudget
+from part_plugin import AT, PART, FixedBudget, Objective, PixelBudget, class_activation_map
 from part_plugin.network import batching
 from part_plugin.network.view import logits_of
 
@@ -72,7 +74,7 @@ def test_masks_are_remembered_per_sample_between_renewals(digits_net, digits):
     index = torch.tensor([40, 3, 17])
     expected = part.budget.weights(digits_net, x[index])[0]
     nn.init.normal_(digits_net.head.weight)  # the remembered masks do not follow the weights
-    assert torch.equal(part._remembered(digits_net, x[index], y[index], index), expected)
+    assert torch.equal(part.scheduled.remembered(digits_net, x[index], y[index], index), expected)
     assert not torch.equal(part.budget.weights(digits_net, x[index])[0], expected)
 
 
@@ -80,7 +82,7 @@ def test_remembered_masks_take_a_bit_per_pixel(digits_net, digits):
     part = PART("at", burn_in=0, mask_every=10, **SETTINGS)
     part.set_epoch(0)
     part.perturb(digits_net, digits[0][:64], digits[1][:64], torch.arange(64))
-    assert sum(mask.nbytes for mask in part._masks.values()) == 64 * 8 * 8 / 8
+    assert part.state_dict()["masks"].nbytes == 64 * 8 * 8 / 8
 
 
 def test_masks_that_are_remembered_need_an_index(digits_net, batch):
@@ -315,7 +317,7 @@ def test_masks_are_remembered_ahead_of_training(digits_net, batch):
     assert_untouched(digits_net, before)
     assert not part.masks_due()
     assert torch.equal(torch.stack([part.mask_of(key, (8, 8)) for key in index.tolist()]), expected)
-    assert sum(mask.nbytes for mask in part._masks.values()) == 16 * 64 / 8  # a bit per pixel
+    assert part.state_dict()["masks"].nbytes == 16 * 64 / 8  # a bit per pixel
     part.set_epoch(2)
     assert not part.masks_due()
     part.set_epoch(3)
@@ -335,3 +337,324 @@ def test_attacked_in_parts_is_attacked_at_once(robust_net, batch, monkeypatch, o
         assert part.attacked == 16 * (3 if attack == "mma" else 1)
     for adv in found[:2]:  # the sign of a gradient that is zero but for rounding may differ
         assert ((adv - found[2]).abs() > 1e-6).float().mean() < 0.01
+
+
+def test_the_map_shares_its_forward_pass_with_trades(digits_net, batch):
+    """PART-T runs the network as often as TRADES does, and attacks from the same natural logits."""
+    counts = {}
+    batching.rows_at_once(digits_net, batch[0])  # looks at one image, once for a network
+    for name, eps_low in (("TRADES", 0.1), ("PART-T", 0.08)):
+        part = PART("trades", eps=0.1, eps_low=eps_low, alpha=0.03, steps=3, burn_in=0, target_layers="features")
+        calls = []
+        handle = digits_net.register_forward_hook(lambda *call, calls=calls: calls.append(len(call[1][0])))
+        part.loss(digits_net, *batch)
+        handle.remove()
+        counts[name] = calls
+    assert counts["PART-T"] == counts["TRADES"] == [16] * 6
+    important, logits = part.budget.weights(digits_net, *batch)
+    with torch.no_grad():
+        assert torch.equal(logits, digits_net(batch[0]))
+    expected = PixelBudget(target_layers="features").weights(digits_net, *batch)[0]
+    assert torch.equal(important, expected)
+
+
+# The step, written by hand
+
+
+def crafted_by_hand(name, net, x, y, radii, eps, alpha, steps, seed, step, clip=(0.0, 1.0)):
+    """Start and ascent: uniform and cross-entropy for AT, Gaussian and KL for TRADES, Gaussian and CE for MART."""
+    key = np.random.SeedSequence((seed, 0, step)).generate_state(1, np.uint64)[0] >> 1
+    generator = torch.Generator().manual_seed(int(key))
+    if name == "at":
+        start = x + torch.empty_like(x).uniform_(-eps, eps, generator=generator) * radii / eps
+    else:
+        noise = 0.001 * torch.empty_like(x).normal_(generator=generator)
+        start = x + torch.minimum(torch.maximum(noise, -radii), radii)
+    adv = start.clamp(*clip)
+    natural = net(x).detach().softmax(1)
+    for _ in range(steps):
+        adv = adv.detach().requires_grad_()
+        log_p = net(adv).log_softmax(1)
+        loss = (natural * (natural.log() - log_p)).sum() if name == "trades" else -log_p[range(len(y)), y].mean()
+        (gradient,) = torch.autograd.grad(loss, adv)
+        adv = adv.detach() + alpha * gradient.sign()
+        adv = torch.minimum(torch.maximum(adv, x - radii), x + radii).clamp(*clip)
+    return adv
+
+
+def loss_by_hand(name, net, x, adv, y, beta):
+    natural, log_p = net(x).softmax(1), net(adv).log_softmax(1)
+    rows = range(len(y))
+    kl = (natural * (natural.log() - log_p)).sum(1)
+    if name == "at":
+        return -log_p[rows, y].mean()
+    if name == "trades":
+        return (-natural.log()[rows, y] + beta * kl).mean()
+    rival = log_p.exp().index_put((torch.arange(len(y)), y), torch.zeros(())[None].to(log_p.dtype)).amax(1)
+    return (-log_p[rows, y] - (1.0001 - rival).log() + beta * kl * (1 - natural[rows, y])).mean()
+
+
+@pytest.mark.parametrize("name", ["at", "trades", "mart"])
+@pytest.mark.parametrize("target", ["predicted", "true"])
+@pytest.mark.parametrize("beta", [None, 2.0])
+def test_the_step_is_the_one_written_by_hand(digits_net, batch, name, target, beta):
+    net, x, y = digits_net.double(), batch[0].double(), batch[1].clone()
+    y[::3] = (y[::3] + 1) % 10  # some that are not predicted
+    options = {"eps": 0.2, "eps_low": 0.05, "alpha": 0.02, "steps": 3, "burn_in": 0, "seed": 5, "target": target}
+    part = PART(name, beta=beta, **options)
+    maps = class_activation_map(net, x, y if target == "true" else None)
+    without = maps.amax((1, 2, 3), keepdim=True) == 0
+    deviation, mean = torch.std_mean(maps, (1, 2, 3), correction=0, keepdim=True)
+    high, low = torch.tensor([0.2, 0.05], dtype=torch.float64)
+    radii = torch.where(without | (maps - mean > deviation), high, low)
+    for step in range(2):
+        expected = crafted_by_hand(name, net, x, y, radii, 0.2, 0.02, 3, 5, step)
+        assert part.step == step
+        adv = part.perturb(net, x, y)
+        torch.testing.assert_close(adv, expected, rtol=0, atol=1e-12)
+    part.step = 0
+    adv = crafted_by_hand(name, net, x, y, radii, 0.2, 0.02, 3, 5, 0)
+    expected = loss_by_hand(name, net, x, adv, y, 6.0 if beta is None else beta)
+    assert part.loss(net, x, y).item() == pytest.approx(expected.item(), rel=1e-9)
+    assert part.attacked == 3 * 16
+    assert part.zero_gradients == 0
+
+
+def test_defaults_are_those_of_the_paper():
+    part = PART()
+    assert (type(part.objective), part.budget.eps, part.budget.eps_low) == (AT, 8 / 255, 7 / 255)
+    assert (part.alpha, part.steps, part.random_start, part.clip) == (2 / 255, 10, True, (0.0, 1.0))
+    assert (part.schedule.burn_in, part.schedule.mask_every, part.fast, part.seed) == (20, 1, (), None)
+    assert (part.step, part.attacked, part.zero_gradients, len(part.masks)) == (0, 0, 0, 0)
+    assert repr(part.budget.rule) == "Threshold(1)"
+
+
+def test_without_a_random_start_the_attack_begins_at_the_image(digits_net, batch):
+    options = {"eps": 0.2, "eps_low": 0.2, "alpha": 0.01, "steps": 1, "burn_in": 0, "random_start": False}
+    state = torch.random.get_rng_state()
+    moved = (PART("at", **options).perturb(digits_net, *batch) - batch[0]).abs()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert ((moved < 1e-6) | ((moved - 0.01).abs() < 1e-6)).all()
+
+
+def test_without_a_seed_the_global_generator_is_drawn_from(digits_net, batch):
+    found = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        part = PART(burn_in=0, **SETTINGS)
+        found.append([part.perturb(digits_net, *batch) for _ in range(2)])
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert not torch.equal(*found[0])
+
+
+# What the attack sees, and what it leaves
+
+
+class Watched(nn.Module):
+    """A network that notes in which state it is run."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.seen = net, []
+
+    def forward(self, x):
+        frozen = not any(parameter.requires_grad for parameter in self.net.parameters())
+        self.seen.append((frozen, self.net.training, x.requires_grad))
+        return self.net(x)
+
+
+@pytest.mark.parametrize("objective", ["at", "trades", "mart"])
+@pytest.mark.parametrize("attack", ["pgd", "mma"])
+def test_the_network_is_frozen_and_in_eval_mode_while_it_is_attacked(digits_net, batch, objective, attack):
+    net = Watched(digits_net.train())
+    net.train()
+    part = PART(objective, attack=attack, burn_in=0, **SETTINGS)
+    part.loss(net, *batch)
+    training = [state for state in net.seen if state[1]]
+    attacking = [state for state in net.seen if not state[1]]
+    assert all(frozen for frozen, _, _ in attacking)
+    assert sum(gradient for _, _, gradient in attacking) == 5
+    assert training == [(False, True, False)] * (1 if objective == "at" else 2)
+
+
+class InPlace(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x.mul_(0.5).add_(0.1))
+
+
+@pytest.mark.parametrize("objective", ["at", "trades", "mart"])
+@pytest.mark.parametrize("attack", ["pgd", "mma"])
+def test_a_model_that_works_in_place_on_its_input(digits_net, batch, objective, attack):
+    class OutOfPlace(InPlace):
+        def forward(self, x):
+            return self.net(x * 0.5 + 0.1)
+
+    x, y = batch[0].clone(), batch[1].clone()
+    losses = [
+        PART(objective, attack=attack, burn_in=0, seed=0, **SETTINGS).loss(kind(digits_net), x, y)
+        for kind in (InPlace, OutOfPlace)
+    ]
+    assert torch.equal(*losses)
+    assert torch.equal(x, batch[0])
+    assert torch.equal(y, batch[1])
+
+
+def test_batches_and_gradients_of_the_caller_are_left_alone(digits_net, batch):
+    x = batch[0].clone().requires_grad_()
+    part = PART("trades", burn_in=0, seed=0, **SETTINGS)
+    adv = part.perturb(digits_net, x, batch[1])
+    assert x.grad is None
+    assert not adv.requires_grad
+    part.step = 0
+    with torch.inference_mode():
+        again = part.perturb(digits_net, batch[0] * 1, batch[1] * 1)
+    assert torch.equal(again, adv)
+    assert not again.is_inference()
+
+
+def test_the_true_label_reaches_the_map(digits_net, batch):
+    other = (digits_net(batch[0]).argmax(1) + 1) % 10
+    part = PART(burn_in=0, target="true", steps=1, eps=0.2, eps_low=0.05, alpha=0.2, seed=0)
+    radii = part.budget(digits_net, batch[0], other)
+    assert not torch.equal(radii, part.budget(digits_net, *batch))
+    moved = (part.perturb(digits_net, batch[0], other) - batch[0]).abs()
+    assert (moved <= radii + 1e-6).all()
+    assert ((moved - radii).abs() < 1e-6).float().mean() > 0.3
+
+
+def test_gradients_that_are_missing_are_counted(digits_net, batch):
+    class Partly(nn.Module):
+        """Logits that follow the image in rows 2 and 3 alone, and are no numbers in row 1."""
+
+        def forward(self, x):
+            logits = torch.zeros(len(x), 10)
+            logits = logits + torch.tensor([0.0, torch.nan, 1.0, 1.0])[:, None] * x.mean((1, 2, 3))[:, None]
+            return logits * torch.arange(10)
+
+    part = PART(budget=FixedBudget(0.1), burn_in=0, seed=0, steps=3)
+    part.perturb(Partly(), batch[0][:4], batch[1][:4])
+    assert (part.attacked, part.zero_gradients) == (4, 2)
+    part.perturb(digits_net, *batch)
+    assert (part.attacked, part.zero_gradients) == (20, 2)
+
+
+def test_the_wrapper_is_trained_and_not_attacked(digits_net, batch):
+    class Wrapper(nn.DataParallel):
+        calls = 0
+
+        def forward(self, *inputs):
+            self.calls += 1
+            return super().forward(*inputs)
+
+    wrapped, inner = Wrapper(digits_net), []
+    digits_net.register_forward_hook(lambda *call: inner.append(1))
+    PART("trades", burn_in=0, **SETTINGS).loss(wrapped, *batch)
+    assert wrapped.calls == 2
+    assert len(inner) > 7
+
+
+# Settings that are refused
+
+REFUSED = [
+    ({"steps": 0}, ValueError, "steps=0 is not allowed; it must be >= 1"),
+    ({"alpha": -0.1}, ValueError, "alpha=-0.1 is not allowed; it must be > 0"),
+    ({"alpha": 2}, ValueError, "alpha=2 is larger than the range of the images, 1; did you mean 2/255?"),
+    ({"eps": 8}, ValueError, "eps=8 is larger than the range of the images, 1; did you mean 8/255?"),
+    (
+        {"budget": FixedBudget(8)},
+        ValueError,
+        "eps=8 is larger than the range of the images, 1; did you mean 8/255?",
+    ),
+    ({"eps": 8, "clip": (-2, 2)}, ValueError, "eps=8 is larger than the range of the images, 4"),
+    ({"eps": float("inf")}, ValueError, "eps=inf is not allowed; it must be finite and >= 0"),
+    (
+        {"budget": 0.1},
+        TypeError,
+        "budget=0.1 is a float; a Budget or an object with eps and a call (model, images, labels) -> radii is needed "
+        "(for one radius everywhere: FixedBudget)",
+    ),
+    ({"clip": 0.5}, TypeError, "clip=0.5 is not a pair; (smallest, largest) pixel value is needed, e.g. (0, 1)"),
+    (
+        {"clip": (float("nan"), 1)},
+        ValueError,
+        "clip=(nan, 1) is not allowed; two finite bounds are needed, the first below the second",
+    ),
+    (
+        {"budget": FixedBudget(0.1), "eps_low": 0.05},
+        ValueError,
+        "eps_low=0.05 does not go with budget=FixedBudget(eps=0.1), which has its own",
+    ),
+    (
+        {"budget": FixedBudget(0.1), "cam": "layercam"},
+        ValueError,
+        "cam=layercam does not go with budget=FixedBudget(eps=0.1), which has its own",
+    ),
+    (
+        {"objective": AT(), "beta": 6.0},
+        ValueError,
+        "beta=6.0 does not go with objective=AT(); give it to the objective",
+    ),
+    (
+        {"budget": FixedBudget(0.1), "mask_every": 2},
+        ValueError,
+        "mask_every=2 needs a PixelBudget; FixedBudget(eps=0.1) has no masks to renew",
+    ),
+    ({"seed": -1}, ValueError, "seed=-1 is not allowed; it must be >= 0"),
+    ({"seed": 1.0}, TypeError, "seed=1.0 is a float; an integer is needed"),
+    ({"burn_in": 2.5}, TypeError, "burn_in=2.5 is a float; an integer is needed"),
+    ({"rule": 1.0}, TypeError, "rule=1.0 is a float; a function of maps is needed, such as Threshold(1.0)"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), REFUSED)
+def test_settings_that_are_refused_in_one_sentence(options, error, message):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        PART(**options)
+
+
+def test_radii_as_large_as_the_range_pass(digits_net, batch):
+    for options in ({"eps": 0.3, "alpha": 1}, {"eps": 1, "alpha": 0.01}, {"eps": 255, "clip": (0, 255), "alpha": 2}):
+        PART(**options)
+    adv = PART(eps=1, alpha=1, burn_in=0).perturb(digits_net, *batch)
+    assert adv.min() == 0
+    assert adv.max() == 1
+
+
+def test_calls_that_are_refused_in_one_sentence(digits_net, batch):
+    part = PART(burn_in=0, mask_every=2)
+    message = (
+        "burn_in=0 and mask_every=2 count epochs: call set_epoch(epoch) at the start of each, "
+        "or pass burn_in=0 and mask_every=1"
+    )
+    for call in (part.masks_due, lambda: part.loss(digits_net, *batch)):
+        with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
+            call()
+    before = snapshot(digits_net)
+    fixed = PART(budget=FixedBudget(0.1), burn_in=0)
+    important = torch.ones(16, 1, 8, 8, dtype=torch.bool)
+    message = "important does not go with FixedBudget(eps=0.1), which has a radius for every pixel already"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fixed.loss(digits_net, *batch, important=important)
+    message = "important is a ndarray; a bool tensor (16, 1, 8, 8) is needed"
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        PART(burn_in=0).loss(digits_net, *batch, important=important.numpy())
+    assert_untouched(digits_net, before)
+
+
+def test_a_state_goes_through_a_file(digits_net, batch, tmp_path):
+    part = PART(burn_in=0, mask_every=2, seed=0, **SETTINGS)
+    part.set_epoch(0)
+    index = torch.arange(16)
+    part.perturb(digits_net, *batch, index)
+    torch.save(part.state_dict(), tmp_path / "part.pt")
+    other = PART(burn_in=0, mask_every=2, seed=0, **SETTINGS)
+    other.load_state_dict(torch.load(tmp_path / "part.pt", weights_only=True))
+    other.set_epoch(1)
+    assert other.step == 1
+    assert torch.equal(other.perturb(digits_net, *batch, index), part.perturb(digits_net, *batch, index))
+    assert other.budget.images == 0

@@ -46,6 +46,14 @@ def library_maps(
 
     The library fills `.grad` of every parameter and leaves its hooks on the model; here both are
     put back, also after an exception.
+
+    Args:
+        model: network that returns logits (N, K).
+        images: (N, C, H, W).
+        classes: class to map of each image, (N,).
+        cam: a CAM class of pytorch-grad-cam, or its name.
+        target_layers: layers whose maps are averaged.
+        reshape_transform: makes (N, C, h, w) of what a layer returns otherwise.
     """
     method = getattr(pytorch_grad_cam, cam) if isinstance(cam, str) else cam
     targets = [ClassifierOutputTarget(label) for label in classes.tolist()]
@@ -53,7 +61,7 @@ def library_maps(
         maps = method(model=model, target_layers=target_layers, reshape_transform=reshape_transform)
         try:
             # frozen parameters give no gradient, an input that requires one does
-            scaled = maps(input_tensor=images.requires_grad_(), targets=targets)
+            scaled = maps(input_tensor=images.detach().requires_grad_(), targets=targets)
         finally:
             maps.activations_and_grads.release()
     return torch.from_numpy(scaled)[:, None].to(images.device)

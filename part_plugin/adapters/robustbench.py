@@ -11,7 +11,6 @@ import csv
 import hashlib
 import importlib
 import importlib.util
-import os
 import sys
 import types
 import warnings
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..checks import check_images, class_indices
 from ..network.isolation import eval_mode, gradients_kept
@@ -32,15 +31,17 @@ def check_own_files() -> None:
     """Raise if another package's files lie over RobustBench's.
 
     The wheel of torchattacks 3.5.1 carries an old copy of it; whichever is installed last wins.
+
+    Raises:
+        ImportError: they do, or RobustBench is not installed.
     """
     try:
         installed = metadata.distribution("robustbench")
     except metadata.PackageNotFoundError:
         raise ImportError("robustbench is not installed") from None
     rows = csv.reader((installed.read_text("RECORD") or "").splitlines())
-    wrong = [
-        name for name, digest, _ in rows if name.endswith(".py") and digest != _digest(installed.locate_file(name))
-    ]
+    files = [(name, digest) for name, digest, _ in rows if name.endswith(".py")]
+    wrong = [name for name, digest in files if digest != _digest(Path(str(installed.locate_file(name))))]
     if wrong:
         raise ImportError(
             f"{len(wrong)} of robustbench's files are missing or another package's ({wrong[0]}), most likely because "
@@ -48,9 +49,9 @@ def check_own_files() -> None:
         )
 
 
-def _digest(file: os.PathLike) -> str:
+def _digest(file: Path) -> str:
     """Return the checksum of a file as pip's RECORD writes it."""
-    content = Path(file).read_bytes() if Path(file).is_file() else b""
+    content = file.read_bytes() if file.is_file() else b""
     return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
 
 
@@ -71,11 +72,12 @@ def _autoattack_alias() -> Iterator[None]:
         def __init__(self, model: nn.Module, *, log_path: str | None = None, seed: int | None = 0, **kwargs: Any):
             super().__init__(model, seed=seed, **kwargs)
 
-        def run_standard_evaluation(self, x: torch.Tensor, y: torch.Tensor, bs: int = 250, **kwargs: Any):
-            return super().run_standard_evaluation(x, y, batch_size=bs, **kwargs)[0]
+        def run_standard_evaluation(self, x: Tensor, y: Tensor, bs: int = 250, **kwargs: Any) -> Tensor:
+            adv: Tensor = super().run_standard_evaluation(x, y, batch_size=bs, **kwargs)[0]
+            return adv
 
     alias = types.ModuleType("autoattack")
-    alias.AutoAttack = RobustBenchAutoAttack
+    vars(alias)["AutoAttack"] = RobustBenchAutoAttack
     sys.modules |= {"autoattack": alias, "autoattack.state": state}
     try:
         yield
@@ -85,7 +87,7 @@ def _autoattack_alias() -> Iterator[None]:
 
 check_own_files()
 if importlib.util.find_spec("pkg_resources") is None:
-    raise ImportError("robustbench imports pkg_resources, which setuptools 81 took away: pip install 'setuptools<81'")
+    raise ImportError("robustbench imports pkg_resources, which setuptools 82 took away: pip install 'setuptools<82'")
 with _autoattack_alias(), warnings.catch_warnings():
     warnings.simplefilter("ignore")  # timm and pkg_resources announce what will go away in their next releases
     import robustbench
@@ -99,8 +101,8 @@ __all__ = ["benchmark", "build_model", "normalize_model", "robustbench"]
 
 def benchmark(
     model: nn.Module,
-    x: torch.Tensor,
-    y: torch.Tensor,
+    x: Tensor,
+    y: Tensor,
     eps: float = 8 / 255,
     batch_size: int = 128,
     **options: Any,
@@ -126,9 +128,10 @@ def benchmark(
     tracer = sys.gettrace()  # AutoAttack's check for dynamic defences switches tracing off
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())), eval_mode(model), gradients_kept(model):
-            return robustbench.benchmark(
+            natural, robust = robustbench.benchmark(
                 model, len(x), "cifar10", "Linf", eps=eps, batch_size=batch_size, device=device, **options
             )
+        return natural, robust
     finally:
         loaders[BenchmarkDataset.cifar_10] = downloading
         sys.settrace(tracer)
@@ -168,7 +171,7 @@ def build_model(architecture: str, arguments: dict[str, Any] | None = None) -> n
 
 
 class ResNet18(architectures.resnet.ResNet):
-    """RobustBench's ResNet-18 with `width` channels in its first block instead of 64, and any number of classes."""
+    """RobustBench's ResNet-18 with `width` channels in its first block instead of 64, and `num_classes` logits."""
 
     def __init__(self, width: int = 64, num_classes: int = 10):
         super().__init__(architectures.resnet.BasicBlock, [2, 2, 2, 2], num_classes)

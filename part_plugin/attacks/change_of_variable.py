@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def change_of_variable(model: nn.Module, images: Tensor, mask: Tensor) -> Iterat
         mask: m, broadcasts to x, in [0, 1].
     """
 
-    def hook(module: nn.Module, inputs: tuple) -> tuple:
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         z, *rest = inputs
         return (_shrink(z, *_paired(z, images, mask)), *rest)
 
@@ -38,7 +39,15 @@ def change_of_variable(model: nn.Module, images: Tensor, mask: Tensor) -> Iterat
 
 
 def pull_back(images: Tensor, z: Tensor, radii: Tensor, mask: Tensor, clip: Clip = (0.0, 1.0)) -> Tensor:
-    """Return x + m * (z - x), projected onto the budget where the attack itself overstepped it."""
+    """Return x + m * (z - x), projected onto the budget where the attack itself overstepped it.
+
+    Args:
+        images: x, (N, C, H, W).
+        z: what the attack found, (N, C, H, W).
+        radii: of the budget, broadcast to x.
+        mask: m, see `change_of_variable`.
+        clip: allowed range of pixels.
+    """
     adv = _shrink(z, images, mask)
     rounding = torch.finfo(images.dtype).eps * torch.maximum(images.abs(), adv.abs())
     outside = (adv - images).abs() > radii + rounding

@@ -34,6 +34,10 @@ class MinimumMargin:
         clip: allowed range of pixels.
         targets: number of target classes; all wrong classes if there are fewer. (Default: 3)
         on_first_gradient: see `pixel_ag`.
+
+    Raises:
+        TypeError: `targets` is no integer.
+        ValueError: less than one target, a label out of range, a model with one class.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class MinimumMargin:
         self.best, self.margin = self.adv.clone(), torch.full_like(self.adv[:, 0, 0, 0], -torch.inf)
 
     def advance(self, steps: int) -> Tensor:
-        """Take `steps` more and return the best example of each sample so far, (N, C, H, W)."""
+        """Take so many `steps` more and return the best example of each sample so far, (N, C, H, W)."""
         in_parts(lambda rows: self._ascend(rows, steps), self.model, self.adv)
         self.on_first_gradient = None
         winner = self.margin.unflatten(0, (-1, self.samples)).argmax(0)

@@ -48,3 +48,26 @@ def pixel_ag(
             on_first_gradient(gradient)
         adv = project(images, adv.detach() + alpha * gradient.sign(), radii, clip).detach()
     return adv
+
+
+class GradientCount:
+    """Counts the samples that give an attack no gradient to follow: zero, NaN or infinite; an `on_first_gradient`.
+
+    Attributes:
+        samples: how many were looked at.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._missing = torch.zeros((), dtype=torch.long)  # a tensor: counting must not wait for a GPU
+
+    def __call__(self, gradient: Tensor) -> None:
+        """Count the samples of a gradient (N, C, H, W)."""
+        largest = gradient.flatten(1).abs().amax(1)
+        self.samples += len(gradient)
+        self._missing = self._missing.to(gradient.device) + (~(largest > 0) | largest.isinf()).sum()
+
+    @property
+    def missing(self) -> int:
+        """How many of the `samples` had no gradient."""
+        return int(self._missing)

@@ -1,7 +1,13 @@
-"""The budget as a set: its nearest point, and where an attack may start in it."""
+"""The budget as a set: its nearest point, where an attack may start in it, and how much of eps each pixel has.
+
+In all of it, `images` are x, (N, C, H, W); `radii` broadcast to them, in their units; `clip` is the allowed range.
+"""
 
 from __future__ import annotations
 
+import os
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,7 +15,7 @@ from ..checks import Clip
 
 
 def project(images: Tensor, adv: Tensor, radii: Tensor, clip: Clip = (0.0, 1.0)) -> Tensor:
-    """Return the point nearest to `adv` in the budget around `images` and in the allowed range."""
+    """Return the point nearest to `adv` that is within `radii` of `images` and inside `clip`."""
     delta = torch.clamp(adv - images, min=-radii, max=radii)
     return torch.clamp(images + delta, *clip)
 
@@ -24,6 +30,13 @@ def uniform_start(
     """Return a point drawn uniformly from the budget: U(-eps, eps) shrunk to each pixel's radius.
 
     Drawn as torchattacks.PGD draws it, so that radii == eps gives the same start from the same seed.
+
+    Args:
+        images: x.
+        radii: of the budget.
+        eps: the largest of them.
+        clip: allowed range.
+        generator: source of the random numbers; default: torch's global one.
     """
     noise = torch.empty_like(images).uniform_(-eps, eps, generator=generator)
     return torch.clamp(images + noise * relative_radii(radii, eps), *clip)
@@ -35,9 +48,22 @@ def gaussian_start(
     clip: Clip = (0.0, 1.0),
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return x + 0.001 * N(0, 1), the start of TRADES and MART, inside the budget."""
+    """Return x + 0.001 * N(0, 1), the start of TRADES and MART, inside the budget.
+
+    Args:
+        images: x.
+        radii: of the budget.
+        clip: allowed range.
+        generator: source of the random numbers; default: torch's global one.
+    """
     noise = 0.001 * torch.empty_like(images).normal_(generator=generator)
     return torch.clamp(images + torch.clamp(noise, min=-radii, max=radii), *clip)
+
+
+def seeded_generator(device: torch.device, seed: int, step: int) -> torch.Generator:
+    """Return a generator on `device` that `seed`, the rank of this process and the number of the step determine."""
+    key = np.random.SeedSequence((seed, int(os.environ.get("RANK", 0)), step))
+    return torch.Generator(device).manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
 
 
 def relative_radii(radii: Tensor, eps: float) -> Tensor:

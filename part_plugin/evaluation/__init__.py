@@ -1,9 +1,14 @@
 """Accuracy of a checkpoint in the manner of RobustBench, and whether to believe it."""
 
-from .corruptions import CORRUPTIONS, CorruptionResult, corrupted, corruption_accuracy
+from .attack_result import AttackResult
+from .combine import compare, merged
+from .corrupted_images import CORRUPTIONS, corrupted
+from .corruption_result import CorruptionResult
+from .corruptions import corruption_accuracy
 from .evaluate import SUITES, evaluate
-from .gradients import GradientChecks, gradient_checks
-from .results import AttackResult, Evaluation, compare
+from .gradient_result import GradientChecks
+from .gradients import gradient_checks
+from .results import Evaluation
 
 __all__ = [
     "CORRUPTIONS",
@@ -17,4 +22,5 @@ __all__ = [
     "corruption_accuracy",
     "evaluate",
     "gradient_checks",
+    "merged",
 ]

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,60 +24,59 @@ from tqdm.auto import tqdm
 from ..network.batching import within_memory
 from ..network.isolation import gradients_kept
 from ..network.view import logits_of
+from .attack_result import AttackResult, flags_from_text, flags_to_text
 from .common import correct, device_of, seeded
-from .results import AttackResult, flags_from_text, flags_to_text
+from .entries import Entry
 from .state import State
 
 
 class LogitsOnly(nn.Module):
-    """A network whose output is the logits, whatever else it returns."""
+    """A network whose output is the logits, whatever else `model` returns."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, K)."""
+        """Return the logits (N, K) of `images`."""
         return logits_of(self.model, images)
 
 
 def attacks_for(num_classes: int) -> tuple[str, ...]:
-    """Return the attacks that make sense: the DLR loss needs 3 classes, its targeted form 4.
+    """Return the attacks that make sense: with `num_classes` of 2 there is no DLR loss, below 4 none with targets.
 
     Raises:
         ValueError: fewer than 2 classes.
     """
     if num_classes < 2:
         raise ValueError(f"autoattack needs at least 2 classes; the model has {num_classes}")
-    dlr = {2: (), 3: ("apgd-dlr",)}.get(num_classes, ("apgd-t",))
-    return ("apgd-ce", *dlr, "fab-t", "square")
+    dlr: dict[int, tuple[str, ...]] = {2: (), 3: ("apgd-dlr",)}
+    return ("apgd-ce", *dlr.get(num_classes, ("apgd-t",)), "fab-t", "square")
 
 
-@dataclass
-class AutoAttack:
-    """The entry "autoattack" of `evaluate`."""
+class AutoAttack(Entry):
+    """The entry "autoattack" of `evaluate`.
 
-    eps: float
-    seed: int
-    names: tuple[str, ...] = ("autoattack",)
+    Args:
+        eps: radius, of images in [0, 1].
+        seed: of its random starts.
 
-    def __post_init__(self):
+    Raises:
+        ImportError: pyautoattack is not installed.
+    """
+
+    names = ("autoattack",)
+    eps = 0.0
+
+    def __init__(self, eps: float, seed: int):
         if importlib.util.find_spec("pyautoattack") is None:
             raise ImportError("attacks holds 'autoattack', which is not installed: pip install pyautoattack")
-
-    @property
-    def eps_low(self) -> float:
-        """Radius of unimportant pixels, the same."""
-        return self.eps
+        self.eps, self.seed = eps, seed
 
     def results(
-        self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, state: State, bar: tqdm
+        self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, state: State, bar: tqdm[Any]
     ) -> list[AttackResult]:
-        """Return the flags under AutoAttack; images (N, C, H, W) in [0, 1], labels (N,).
-
-        Raises:
-            RuntimeError: adversarial images are classified otherwise when they are looked at again.
-        """
+        """Return the result under AutoAttack."""
         from pyautoattack import checks
 
         device = device_of(model)
@@ -96,22 +95,23 @@ class AutoAttack:
                 rows = np.flatnonzero(flags)
                 bar.reset(len(rows))
                 for first in range(0, len(rows), batch_size):
-                    key, batch = f"autoattack/{attack}/{first}", rows[first : first + batch_size]
-                    if key not in state:
-                        state[key] = self._piece(adversary, model, x[batch].to(device), y[batch].to(device), warnings)
-                    flags[batch] = flags_from_text(state[key]["correct"])
-                    seconds += state[key]["seconds"]
-                    warnings += state[key]["warnings"]
+                    batch = rows[first : first + batch_size]
+                    images, labels = x[batch].to(device), y[batch].to(device)
+                    make = partial(self._piece, adversary, model, images, labels, warnings)
+                    piece = state.get(f"autoattack/{attack}/{first}", make)
+                    flags[batch] = flags_from_text(piece["correct"])
+                    seconds += piece["seconds"]
+                    warnings += piece["warnings"]
                     bar.update(len(batch))
                     bar.set_description_str(f"{attack}, {flags.mean():.2%} left")
                 left[attack] = float(flags.mean())
             checks.check_square_sr(left, logger=adversary.logger)
         version = "standard" if "apgd-t" in attacks else "reduced"
         settings = f"{version}, left after " + ", ".join(f"{name}: {share:.2%}" for name, share in left.items())
-        warnings = list(dict.fromkeys(warnings))
-        return [AttackResult("autoattack", flags, seconds, self.eps, self.eps, settings, warnings)]
+        return [AttackResult("autoattack", flags, seconds, self.eps, self.eps, settings, _unique(warnings))]
 
     def _adversary(self, model: nn.Module, num_classes: int, device: torch.device) -> Any:
+        """Return pyautoattack's AutoAttack on a network."""
         from pyautoattack import AutoAttack as Adversary
 
         options = {"norm": "Linf", "eps": self.eps, "seed": self.seed, "version": "standard", "device": str(device)}
@@ -123,27 +123,34 @@ class AutoAttack:
         """Run one attack on one batch and move what it warned of from `warnings` to the piece."""
         began, known = time.perf_counter(), len(warnings)
         tracer = sys.gettrace()  # its check for dynamic defences switches tracing off
-
-        def run(rows: slice) -> Tensor:
-            images, labels = x[rows], y[rows]
-            with seeded(self.seed, x.device), gradients_kept(model):  # FAB calls backward
-                adv, classes = adversary.run_standard_evaluation(images, labels, batch_size=len(images))
-            again = correct(model, adv.flip(0), labels.flip(0)).flip(0)
-            if (again != (classes == labels)).float().mean() > 1e-3:
-                raise RuntimeError(
-                    "autoattack's images are classified otherwise when they are looked at again: the model's logits "
-                    "depend on the batch or on chance"
-                )
-            return again
-
         try:
-            flags = torch.cat(within_memory(run, len(x)))
+            flags = torch.cat(within_memory(lambda rows: self._flags(adversary, model, x[rows], y[rows]), len(x)))
         finally:
             sys.settrace(tracer)
         new, warnings[known:] = warnings[known:], []
         new = [warning for warning in new if not warning.startswith("with only")]  # few classes: taken care of
         seconds = time.perf_counter() - began
-        return {"correct": flags_to_text(flags.cpu().numpy()), "seconds": seconds, "warnings": list(dict.fromkeys(new))}
+        return {"correct": flags_to_text(flags.cpu().numpy()), "seconds": seconds, "warnings": _unique(new)}
+
+    def _flags(self, adversary: Any, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Return which images survive the attacks that an adversary is to run.
+
+        Raises:
+            RuntimeError: adversarial images are classified otherwise when they are looked at again.
+        """
+        with seeded(self.seed, images.device), gradients_kept(model):  # FAB calls backward
+            adv, classes = adversary.run_standard_evaluation(images, labels, batch_size=len(images))
+        flags = correct(model, adv.flip(0), labels.flip(0)).flip(0)
+        if (flags != (classes == labels)).float().mean() > 1e-3:
+            raise RuntimeError(
+                "autoattack's images are classified otherwise when they are looked at again: the model's logits "
+                "depend on the batch or on chance"
+            )
+        return flags
+
+
+def _unique(messages: list[str]) -> list[str]:
+    return list(dict.fromkeys(messages))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What all evaluations share: flags, random starts, seeds, checksums."""
+"""What all evaluations share: flags, random starts, seeds, checksums, progress."""
 
 from __future__ import annotations
 
@@ -6,28 +6,40 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ..network.view import logits_of
 
 
+def check_model(name: str, model: Any) -> None:
+    """Raise unless `model`, the argument called `name`, is a network.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name} is a {type(model).__name__}; a torch.nn.Module is needed")
+
+
 def device_of(model: nn.Module) -> torch.device:
-    """Return where the network's weights are; the CPU if it has none."""
+    """Return where the weights of `model` are; the CPU if it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return whether each image is classified correctly, bool (N,)."""
+    """Return whether `model` assigns each of `images` to its class of `labels`, bool (N,)."""
     with torch.no_grad():
         return logits_of(model, images).argmax(1) == labels
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators that toolkits draw from, and put them back as they were."""
+    """Seed the global generators that toolkits draw from with `seed`, also on `device`, and put them back after it."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         state = np.random.get_state()
         torch.manual_seed(seed)
@@ -39,24 +51,38 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def random_start(images: Tensor, radii: Tensor, seed: int) -> Tensor:
-    """Return a point drawn uniformly from the budget of each image, clipped to [0, 1]."""
+    """Return a point drawn uniformly from the budget of each image, clipped to [0, 1].
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        radii: broadcasts to them.
+        seed: together with an image's content it decides what is drawn for that image, whatever the batch.
+    """
     noise = torch.empty(images.shape, dtype=images.dtype)
-    for one, image in zip(noise, images.cpu().numpy(), strict=True):
-        key = zlib.crc32(np.ascontiguousarray(image).tobytes(), seed % 2**32)
+    for one, image in zip(noise, images.cpu(), strict=True):
+        key = zlib.crc32(_bytes(image), seed % 2**32)
         one.uniform_(-1, 1, generator=torch.Generator().manual_seed(key))
     return torch.clamp(images + noise.to(images.device) * radii, 0, 1)
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Return a checksum of a network's layers and weights."""
+    """Return a checksum of the layers and weights of `model`."""
     state = model.state_dict()
     return digest([f"{model!r} {list(state)}", *state.values()])
 
 
 def digest(parts: Sequence[str | Tensor]) -> str:
-    """Return a checksum of texts and tensors, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
+    """Return a checksum of `parts`, texts and tensors: 16 hexadecimal digits."""
+    checksum = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(data if isinstance(data, bytes) else data.numpy().tobytes())
-    return digest.hexdigest()[:16]
+        checksum.update(part.encode() if isinstance(part, str) else _bytes(part))
+    return checksum.hexdigest()[:16]
+
+
+def progress(verbose: bool, total: int, unit: str, description: str | None = None) -> tqdm[Any]:
+    """Return a bar of `total` times `unit` after a `description`: in a terminal, not in a log, if `verbose`."""
+    return tqdm(total=total, unit=unit, desc=description, leave=False, disable=None if verbose else True)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

@@ -7,34 +7,40 @@ smaller eps_low is weaker by construction: it can be looked at, but never stands
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from importlib import metadata
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from ..budget import Budget
 from ..checks import (
     check_choice,
-    check_class_range,
     check_count,
     check_images,
+    check_number,
     class_indices,
     parse_radius,
     warn_of_unusual,
 )
+from ..files import StrPath
 from ..network.isolation import eval_mode
-from ..network.view import logits_of
 from ..pixel_budget import PixelBudget
-from .attacks import KNOWN, Entry, ToolkitAttack, check_evidence, parse
-from .common import device_of, digest, fingerprint
-from .corruptions import CorruptionResult, check_pictures, corruption_accuracy
-from .gradients import GradientChecks, gradient_checks
-from .results import AttackResult, Evaluation
+from .attack_result import AttackResult
+from .attacks import KNOWN, check_evidence, parse
+from .common import check_model, device_of, fingerprint, progress
+from .corrupted_images import check_pictures
+from .corruption_result import CorruptionResult
+from .corruptions import corruption_accuracy
+from .examine import card_of, examine
+from .gradient_result import GradientChecks
+from .gradients import gradient_checks
+from .results import Evaluation
 from .state import State
 
+EXTRAS = ("gradients", "corruptions")  # which are no attacks
 STEPS = (20, 40, 60, 80, 100)
 SUITES = {
     "quick": ("natural", "pgd20"),
@@ -56,8 +62,8 @@ SUITES = {
 
 def evaluate(
     model: nn.Module,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
+    x: Tensor | NDArray[Any],
+    y: Tensor | NDArray[Any],
     eps: float | str = 8 / 255,
     attacks: Sequence[Any] = ("natural", "pgd20", "autoattack"),
     batch_size: int = 128,
@@ -66,10 +72,10 @@ def evaluate(
     verbose: bool = True,
     *,
     suite: str | None = None,
-    state: str | os.PathLike | None = None,
-    adaptive: PixelBudget | None = None,
+    state: StrPath | None = None,
+    adaptive: Budget | None = None,
     surrogate: nn.Module | None = None,
-    corruptions_dir: str | os.PathLike | None = None,
+    corruptions_dir: StrPath | None = None,
     strict: bool = True,
 ) -> Evaluation:
     """Return the accuracy of a model on images as they are and under l_inf attacks of radius eps.
@@ -103,106 +109,89 @@ def evaluate(
             probabilities; False turns that into a warning in the result.
 
     Raises:
-        TypeError, ValueError: wrong images or labels, eps < 0, an unknown attack, a Pixel-AG attack
-            as the only evidence, a model that `strict` refuses, a state that belongs to another run.
+        TypeError, ValueError: a model that is no network, wrong images or labels, eps < 0 (for "gradients" 0),
+            an unknown attack, a Pixel-AG attack as the only evidence, a model that `strict` refuses, a
+            state that belongs to another run.
+        OSError: `state` cannot be written.
+        FileNotFoundError: `corruptions_dir` lacks a file.
     """
+    check_model("model", model)
     eps = parse_radius("eps", eps)
     warn_of_unusual(eps)
     check_count("batch_size", batch_size)
     check_count("seed", seed, 0)
-    attacks = SUITES[check_choice("suite", suite, list(SUITES))] if suite else tuple(attacks)
+    attacks = _chosen(attacks, suite)
+    rows = parse((a for a in attacks if not _is_extra(a)), eps, _adaptive_budget(adaptive, eps), seed)
+    entries = list(dict.fromkeys(rows.values()))
+    check_evidence(entries, eps)
+    with_gradients, with_corruptions = "gradients" in attacks, "corruptions" in attacks
+    if with_gradients:
+        check_number("eps", eps, above=True)
+    if surrogate is not None:
+        check_model("surrogate", surrogate)
     x = torch.as_tensor(x)
     check_images(x)
     y = class_indices(y, len(x))
-    entries = _entries(attacks, eps, adaptive or PixelBudget(1.5 * eps, eps), seed)
-    if "corruptions" in attacks and corruptions_dir is None:
+    if with_corruptions and corruptions_dir is None:
         check_pictures(x)
     with eval_mode(model):
         x, y = x.detach().cpu().clone(), y.cpu().clone()
-        warnings = _examine(model, x[: min(batch_size, 8)].to(device_of(model)), y, strict)
-        names = [_name(attack, entries) for attack in attacks]
-        card = _card(model, x, y, names, eps, seed, batch_size)
+        warnings = examine(model, x[: min(batch_size, 8)].to(device_of(model)), y, strict)
+        card = card_of(model, x, y, [*rows, *filter(_is_extra, attacks)], eps, seed, batch_size)
         pieces = State(state, {key: card[key] for key in ("weights", "data", "eps", "norm", "seed", "batch_size")})
-        options = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
-        gradients = corruptions = None
-        if "corruptions" in attacks:  # first, because its files may be missing
-            if "corruptions" not in pieces:
-                data = {"x": x, "y": y} if corruptions_dir is None else {"data_dir": corruptions_dir}
-                pieces["corruptions"] = corruption_accuracy(model, **data, **options).to_dict()
-            corruptions = CorruptionResult.from_dict(pieces["corruptions"])
+        options: Any = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
+        corruptions = gradients = None
+        if with_corruptions:  # first, because its files may be missing
+            data = (x, y) if corruptions_dir is None else (None, None)
+            measure = partial(corruption_accuracy, model, *data, data_dir=corruptions_dir, **options)
+            source = "" if corruptions_dir is None else os.path.abspath(corruptions_dir)
+            corruptions = CorruptionResult.from_dict(pieces.get(f"corruptions/{source}", lambda: measure().to_dict()))
         results: dict[str, AttackResult] = {}
         for entry in entries:
-            with tqdm(total=len(x), desc=entry.names[0], unit="img", leave=False, disable=not verbose) as bar:
+            with progress(verbose, len(x), "img", entry.names[0]) as bar:
                 results |= {result.name: result for result in entry.results(model, x, y, batch_size, pieces, bar)}
-        if "gradients" in attacks:
-            if "gradients" not in pieces:
-                pieces["gradients"] = gradient_checks(model, x, y, eps, surrogate=surrogate, **options).to_dict()
-            gradients = GradientChecks.from_dict(pieces["gradients"])
-    listed = [results[attack] for attack in names if attack in results]
+        if with_gradients:
+            check = partial(gradient_checks, model, x, y, eps, surrogate=surrogate, **options)
+            source = "" if surrogate is None else fingerprint(surrogate)
+            gradients = GradientChecks.from_dict(pieces.get(f"gradients/{source}", lambda: check().to_dict()))
+    listed = [results[row] for row in rows]
     return Evaluation(
         name or type(model).__name__, eps, seed, listed, y.numpy(), card, gradients, corruptions, warnings
     )
 
 
-def _entries(attacks: Sequence[Any], eps: float, adaptive: PixelBudget, seed: int) -> list[Entry]:
-    """Return what is to run, each kind once, after everything about it has been checked."""
+def _chosen(attacks: Sequence[Any], suite: str | None) -> tuple[Any, ...]:
+    """Return the attacks asked for.
+
+    Raises:
+        TypeError: `attacks` is no list.
+        ValueError: it is empty or holds one of `EXTRAS` twice, or `suite` is unknown.
+    """
+    if suite is not None:
+        return SUITES[check_choice("suite", suite, list(SUITES))]
+    if isinstance(attacks, str) or not isinstance(attacks, Iterable):
+        raise TypeError(f"attacks={attacks!r} is a {type(attacks).__name__}; a list is needed")
+    attacks = tuple(attacks)
     if not attacks:
         raise ValueError(f"attacks is empty; choose from {KNOWN}")
-    entries = parse(
-        [a for a in attacks if not (isinstance(a, str) and a in ("gradients", "corruptions"))], eps, adaptive, seed
-    )
-    check_evidence(entries, eps)
-    return entries
+    for extra in EXTRAS:
+        if attacks.count(extra) > 1:
+            raise ValueError(f"attacks holds {extra!r} twice")
+    return attacks
 
 
-def _name(attack: Any, entries: Sequence[Entry]) -> str:
-    """Return the name of the row of an attack given by name or as an instance."""
-    if isinstance(attack, str):
-        return attack
-    return next(entry.name for entry in entries if isinstance(entry, ToolkitAttack) and entry.attack is attack)
+def _is_extra(attack: Any) -> bool:
+    return isinstance(attack, str) and attack in EXTRAS
 
 
-def _examine(model: nn.Module, images: Tensor, y: Tensor, strict: bool) -> list[str]:
-    """Look for what makes every accuracy meaningless; refuse such a model, or return what is wrong with it."""
-    with torch.no_grad():
-        logits, again = logits_of(model, images), logits_of(model, images)
-        alone = logits_of(model, images[:1])
-    check_class_range(y, logits.shape[1])
-    if not logits.isfinite().all():
-        raise ValueError("the model's logits are not finite on the first images")
-    scale = 1e-3 * (1 + float(logits.abs().max()))
-    wrong = []
-    if (logits - again).abs().max() > scale:
-        wrong.append("the model's logits change from call to call, as in a randomised defence")
-    elif (logits[:1] - alone).abs().max() > scale:
-        wrong.append("the model's logits of an image depend on the other images of the batch")
-    if logits.min() >= 0 and ((logits.sum(1) - 1).abs() < 1e-5).all():
-        wrong.append("the model's output is a probability distribution; attacks need the logits")
-    if wrong and strict:
-        raise ValueError(f"{wrong[0]} (strict=False evaluates it all the same)")
-    return wrong
+def _adaptive_budget(adaptive: Budget | None, eps: float) -> Budget:
+    """Return the budget of the adaptive attacks.
 
-
-def _card(
-    model: nn.Module, x: Tensor, y: Tensor, names: list[str], eps: float, seed: int, batch_size: int
-) -> dict[str, Any]:
-    """Return what was evaluated, as plain data that tells it from everything else."""
-    packages = ("part_plugin", "torch", "pyautoattack", "torchattacks", "adversarial-robustness-toolbox")
-    return {
-        "weights": fingerprint(model),
-        "data": digest([x, y]),
-        "n": len(x),
-        "eps": eps,
-        "norm": "Linf",
-        "seed": seed,
-        "batch_size": batch_size,
-        "attacks": names,
-        "versions": {package: _version(package) for package in packages},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    Raises:
+        TypeError: `adaptive` is none.
+    """
+    if adaptive is None:
+        return PixelBudget(1.5 * eps, eps)
+    if not isinstance(adaptive, Budget):
+        raise TypeError(f"adaptive={adaptive!r} is a {type(adaptive).__name__}; a Budget such as PixelBudget is needed")
+    return adaptive

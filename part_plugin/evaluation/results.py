@@ -1,57 +1,35 @@
-"""What an evaluation found: accuracies per attack, from the flags of single samples, to files and back."""
+"""What an evaluation found: accuracies per attack, in tables, in files and back."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from numpy.typing import NDArray
 
 from ..checks import radius_text
-from .corruptions import CorruptionResult
-from .gradients import GradientChecks
-from .state import write_atomically
+from ..files import StrPath, read_json, write_json, write_text
+from .attack_result import AttackResult
+from .corruption_result import CorruptionResult
+from .gradient_result import GradientChecks
+from .report import attack_lines, attack_table, class_table
 
 FORMAT = 1
-
-
-@dataclass
-class AttackResult:
-    """How a model fared under one attack: which samples it still got right, and how long that took to find out.
-
-    Attributes:
-        name: of the attack; "natural" for none.
-        correct: whether each sample is classified correctly, bool (N,).
-        seconds: time until these flags were known; of 20 steps out of 100, those up to the 20th.
-        eps, eps_low: radius of important and of other pixels, equal but for Pixel-AG; None if not l_inf.
-        settings: of the attack, to read.
-        warnings: what its toolkit warned of.
-    """
-
-    name: str
-    correct: np.ndarray = field(repr=False)
-    seconds: float
-    eps: float | None = 0.0
-    eps_low: float | None = 0.0
-    settings: str = ""
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def accuracy(self) -> float:
-        """Share of samples that are classified correctly, in [0, 1]."""
-        return float(self.correct.mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the accuracy (Wilson)."""
-        low, high = binomtest(int(self.correct.sum()), len(self.correct)).proportion_ci(method="wilson")
-        return float(low), float(high)
+_KEYS = {
+    "model": str,
+    "eps": int | float,
+    "seed": int,
+    "card": dict,
+    "warnings": list,
+    "labels": list,
+    "results": list,
+    "gradients": dict | None,
+    "corruptions": dict | None,
+}
 
 
 @dataclass
@@ -74,15 +52,19 @@ class Evaluation:
     eps: float
     seed: int
     results: list[AttackResult]
-    labels: np.ndarray = field(repr=False)
+    labels: NDArray[np.int64] = field(repr=False)
     card: dict[str, Any] = field(default_factory=dict, repr=False)
     gradients: GradientChecks | None = None
     corruptions: CorruptionResult | None = None
     warnings: list[str] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> AttackResult:
-        """Return the result of one attack, or of the "worst case", by its name."""
-        for result in [*self.results, self.worst_case]:
+        """Return the result of one attack, or of the "worst case", by its `name`.
+
+        Raises:
+            KeyError: it was not evaluated.
+        """
+        for result in self.rows:
             if result.name == name:
                 return result
         raise KeyError(f"{name!r} was not evaluated; there are {[result.name for result in self.results]}")
@@ -92,17 +74,22 @@ class Evaluation:
         """Number of samples."""
         return len(self.labels)
 
+    @property
+    def rows(self) -> list[AttackResult]:
+        """The results and, last, the worst case."""
+        return [*self.results, self.worst_case]
+
     def is_headline(self, result: AttackResult) -> bool:
-        """Whether an accuracy may be quoted for this eps: natural, or all pixels free to move by eps and no further."""
-        if result.name == "natural":
-            return True
-        return result.eps is not None and bool(np.isclose([result.eps, result.eps_low], self.eps, rtol=1e-6).all())
+        """Whether `result` may be quoted for this eps: natural, or all pixels free to move by eps and no further."""
+        radii = (result.eps, result.eps_low)
+        same = all(radius is not None and np.isclose(radius, self.eps, rtol=1e-6, atol=0) for radius in radii)
+        return result.name == "natural" or same
 
     @property
     def worst_case(self) -> AttackResult:
         """Samples that no attack of radius eps fooled, nor the natural image; Pixel-AG does not count."""
         counted = [result for result in self.results if self.is_headline(result)]
-        correct = np.logical_and.reduce([result.correct for result in counted], initial=True) & np.ones(self.n, bool)
+        correct = np.logical_and.reduce([np.ones(self.n, bool), *(result.correct for result in counted)])
         runs = {result.settings: result.seconds for result in sorted(counted, key=lambda result: result.seconds)}
         names = ", ".join(result.name for result in counted)
         return AttackResult("worst case", correct, sum(runs.values()), self.eps, self.eps, names)
@@ -140,67 +127,51 @@ class Evaluation:
                 "seconds": result.seconds,
                 "settings": result.settings,
             }
-            for result in [*self.results, self.worst_case]
+            for result in self.rows
         )
 
     def __str__(self) -> str:
         lines = [f"{self.model}: {self.n} samples, l_inf eps = {radius_text(self.eps)}, seed {self.seed}"]
         lines += [f"  warning: {warning}" for warning in self.warnings]
-        for result in [*self.results, self.worst_case]:
-            low, high = result.interval
-            other = "" if self.is_headline(result) else f"   radius {radius_text(result.eps, result.eps_low)}"
-            lines.append(
-                f"  {result.name:<16} {result.accuracy:7.2%}   95 % interval {low:7.2%} to {high:7.2%}   "
-                f"{result.seconds:6.1f} s{other}"
-            )
-            lines += [f"    warning: {warning}" for warning in result.warnings]
+        for result in self.rows:
+            lines += attack_lines(result, self.is_headline(result))
         return "\n".join([*lines, *(str(part) for part in (self.gradients, self.corruptions) if part is not None)])
 
     def markdown(self) -> str:
         """Return everything as Markdown: accuracies, accuracies per class, gradient checks, corruptions, the card."""
-        rows = [
-            f"| {result.name} | {100 * result.accuracy:.2f} | {100 * result.interval[0]:.2f} to "
-            f"{100 * result.interval[1]:.2f} | {radius_text(result.eps, result.eps_low)} | {result.seconds:.1f} |"
-            for result in [*self.results, self.worst_case]
-        ]
-        per_class = 100 * self.per_class()
+        warnings = [*self.warnings, *(warning for result in self.results for warning in result.warnings)]
         parts = [
             f"# {self.model}",
             f"Accuracy in % on {self.n} samples; threat model l_inf, eps = {radius_text(self.eps)}; seed {self.seed}.",
-            *(f"Warning: {w}" for w in [*self.warnings, *(w for result in self.results for w in result.warnings)]),
-            "\n".join(["| attack | accuracy | 95 % interval | radius | seconds |", "|---|---|---|---|---|", *rows]),
+            *(f"Warning: {warning}" for warning in warnings),
+            attack_table(self.rows),
             "## Per class",
-            "\n".join(
-                [
-                    "| class | " + " | ".join(per_class.columns) + " |",
-                    "|---" * (1 + len(per_class.columns)) + "|",
-                    *(f"| {c} | " + " | ".join(f"{v:.1f}" for v in row) + " |" for c, row in per_class.T.items()),
-                ]
-            ),
+            class_table(self.per_class()),
         ]
         if self.gradients is not None:
             parts += ["## Obfuscated gradients", self.gradients.markdown()]
         if self.corruptions is not None:
-            parts += ["## Common corruptions", self.corruptions.to_markdown()]
+            parts += ["## Common corruptions", self.corruptions.markdown()]
         card = "\n".join(f"- {name}: {value}" for name, value in self.card.items())
-        return "\n\n".join([*parts, "## What was evaluated", card, ""])
+        return "\n\n".join([*parts, "## What was evaluated", card]) + "\n"
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write PATH.json, which `load` reads, PATH.md and PATH.csv.
+    def save(self, path: StrPath) -> None:
+        """Write PATH.json, which `load` reads, PATH.md and PATH.csv, with PATH for `path`.
 
         Raises:
             FileExistsError: PATH.json holds the evaluation of something else.
+            OSError: a file cannot be written.
+            ValueError: PATH.json is damaged or not one of part_plugin's.
         """
         base = Path(path)
-        base.parent.mkdir(parents=True, exist_ok=True)
         target = base.with_name(base.name + ".json")
         if target.exists() and (other := Evaluation.load(target)).card != self.card:
             raise FileExistsError(
                 f"result file {str(target)!r} holds another evaluation ({other.model}); choose another name"
             )
-        write_atomically(target, json.dumps(self.to_dict(), indent=1))
-        write_atomically(base.with_name(base.name + ".md"), self.markdown())
-        write_atomically(base.with_name(base.name + ".csv"), self.frame().to_csv(index=False))
+        write_json("result file", target, self.to_dict(), indent=1)
+        write_text("report", base.with_name(base.name + ".md"), self.markdown())
+        write_text("table", base.with_name(base.name + ".csv"), self.frame().to_csv(index=False))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -212,32 +183,23 @@ class Evaluation:
             "seed": self.seed,
             "card": self.card,
             "warnings": self.warnings,
-            "accuracies": {result.name: result.accuracy for result in [*self.results, self.worst_case]},
+            "accuracies": {result.name: result.accuracy for result in self.rows},
             "labels": self.labels.tolist(),
-            "results": [vars(result) | {"correct": flags_to_text(result.correct)} for result in self.results],
+            "results": [result.to_dict() for result in self.results],
             "gradients": None if self.gradients is None else self.gradients.to_dict(),
             "corruptions": None if self.corruptions is None else self.corruptions.to_dict(),
         }
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Evaluation:
-        """Return the evaluation that `save` wrote to this JSON file.
+    def load(cls, path: StrPath) -> Evaluation:
+        """Return the evaluation that `save` wrote to the JSON file `path`.
 
         Raises:
             FileNotFoundError: no such file.
+            OSError: a directory, or it cannot be read.
             ValueError: not a result file, a damaged one, or one of another version.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"result file {os.fspath(path)!r} does not exist")
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            version = content["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"result file {os.fspath(path)!r} is damaged or not one of part_plugin's") from error
-        if version != FORMAT:
-            raise ValueError(
-                f"result file {os.fspath(path)!r} has format {version}; this version of part_plugin reads {FORMAT}"
-            )
+        content = read_json("result file", path, FORMAT, _KEYS)
         try:
             return cls._from_dict(content)
         except (KeyError, TypeError, ValueError) as error:
@@ -250,61 +212,10 @@ class Evaluation:
             model=content["model"],
             eps=content["eps"],
             seed=content["seed"],
-            results=[AttackResult(**row | {"correct": flags_from_text(row["correct"])}) for row in content["results"]],
+            results=[AttackResult.from_dict(row) for row in content["results"]],
             labels=np.asarray(content["labels"]),
             card=content["card"],
             gradients=None if gradients is None else GradientChecks.from_dict(gradients),
             corruptions=None if corruptions is None else CorruptionResult.from_dict(corruptions),
             warnings=content["warnings"],
         )
-
-    @classmethod
-    def merged(cls, shards: Sequence[Evaluation]) -> Evaluation:
-        """Return the evaluation of all samples from evaluations of parts of them, in this order.
-
-        Natural accuracy, PGD and MMA are then those of one run, since their random starts depend on
-        image and seed alone. AutoAttack seeds itself per batch, so that its starts differ.
-
-        Raises:
-            ValueError: nothing to merge, other weights or settings, or a part that is there twice.
-        """
-        if not shards:
-            raise ValueError("shards is empty; at least one evaluation is needed")
-        first = shards[0]
-        for other in shards[1:]:
-            for what in ("weights", "eps", "seed", "norm", "attacks"):
-                if other.card[what] != first.card[what]:
-                    raise ValueError(f"shards differ in {what}: {first.card[what]} and {other.card[what]}")
-        if len({shard.card["data"] for shard in shards}) < len(shards):
-            raise ValueError("shards hold the same samples twice; each part may be given once")
-        results = [
-            AttackResult(
-                **vars(rows[0])
-                | {
-                    "correct": np.concatenate([row.correct for row in rows]),
-                    "seconds": sum(row.seconds for row in rows),
-                    "warnings": list(dict.fromkeys(warning for row in rows for warning in row.warnings)),
-                }
-            )
-            for rows in zip(*(shard.results for shard in shards), strict=True)
-        ]
-        labels = np.concatenate([shard.labels for shard in shards])
-        card = first.card | {"data": "+".join(shard.card["data"] for shard in shards), "n": len(labels)}
-        return cls(first.model, first.eps, first.seed, results, labels, card)
-
-
-def compare(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
-    """Return one row per evaluation and one column per attack that any of them ran: accuracies in [0, 1]."""
-    rows = [{result.name: result.accuracy for result in [*e.results, e.worst_case]} for e in evaluations]
-    table = pd.DataFrame(rows, index=pd.Index([e.model for e in evaluations], name="model"))
-    return table[[name for name in table if name != "worst case"] + ["worst case"]]
-
-
-def flags_to_text(flags: np.ndarray) -> str:
-    """Return "1" and "0" for True and False, one character per sample."""
-    return "".join("01"[int(flag)] for flag in flags)
-
-
-def flags_from_text(text: str) -> np.ndarray:
-    """Undo `flags_to_text`."""
-    return np.frombuffer(text.encode(), dtype=np.uint8) == ord("1")

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..files import StrPath, read_json, write_json
+
 FORMAT = 1
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file in one step that cannot be half done."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 class State:
@@ -25,41 +20,42 @@ class State:
         bound_to: what the pieces are true of (weights, eps, norm, data, seed, ...), plain data.
 
     Raises:
+        OSError: the file cannot be read or written, which is tried at once, or is a directory.
         ValueError: the file belongs to something else, has another format, or is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike | None, bound_to: dict[str, Any]):
-        self.path = None if path is None else Path(path)
-        self.bound_to = bound_to
+    def __init__(self, path: StrPath | None, bound_to: dict[str, Any]):
+        self.path, self.bound_to = path, bound_to
         self.pieces: dict[str, Any] = {}
-        if self.path is not None and self.path.exists():
-            self._restore()
+        if path is not None and Path(path).exists():
+            self.pieces = _pieces(path, bound_to)
+        self._write()
 
-    def _restore(self) -> None:
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            version, bound_to, pieces = content["format"], content["bound_to"], content["pieces"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"state {str(self.path)!r} is damaged or not one of part_plugin's; delete it") from error
-        if version != FORMAT:
-            raise ValueError(f"state {str(self.path)!r} has format {version}; this version of part_plugin has {FORMAT}")
-        for name, value in self.bound_to.items():
-            if bound_to.get(name) != value:
-                raise ValueError(
-                    f"state {str(self.path)!r} belongs to another evaluation: its {name} is {bound_to.get(name)!r}, "
-                    f"not {value!r}; delete it or choose another file"
-                )
-        self.pieces = pieces
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.pieces
-
-    def __getitem__(self, key: str) -> Any:
+    def get(self, key: str, make: Callable[[], Any]) -> Any:
+        """Return the piece called `key`; what `make` returns, plain data, if it is not there yet, and keep that."""
+        if key not in self.pieces:
+            self.pieces[key] = make()
+            self._write()
         return self.pieces[key]
 
-    def __setitem__(self, key: str, piece: Any) -> None:
-        self.pieces[key] = piece
+    def _write(self) -> None:
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             content = {"format": FORMAT, "bound_to": self.bound_to, "pieces": self.pieces}
-            write_atomically(self.path, json.dumps(content))
+            write_json("state", self.path, content)
+
+
+def _pieces(path: StrPath, bound_to: dict[str, Any]) -> dict[str, Any]:
+    """Return the pieces in a file.
+
+    Raises:
+        ValueError: it belongs to another evaluation.
+    """
+    content = read_json("state", path, FORMAT, {"bound_to": dict, "pieces": dict}, "delete it")
+    for name, value in bound_to.items():
+        if (other := content["bound_to"].get(name)) != value:
+            raise ValueError(
+                f"state {os.fspath(path)!r} belongs to another evaluation: its {name} is {other!r}, not {value!r}; "
+                "delete it or choose another file"
+            )
+    pieces: dict[str, Any] = content["pieces"]
+    return pieces

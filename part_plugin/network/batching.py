@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,14 +14,15 @@ from .isolation import eval_mode
 from .view import network_of, without_wrappers
 
 VALUES_AT_ONCE = 2**20
+Result = TypeVar("Result")
 
 
 def rows_at_once(model: nn.Module, images: Tensor) -> int:
-    """Return how many rows of a batch to attack at a time: all of them, but on a CPU what its memory is fast for.
+    """Return how many rows of a batch of `images` to attack at a time: all, but on a CPU what its memory is fast for.
 
     The activations of a large batch are more than the C library keeps for reuse: every step asks the system for fresh
     pages, at a third of its time and more (benchmarks/speedups.py). So the largest activation of a part has no more
-    than `VALUES_AT_ONCE` values: 64 images of 32x32 in a ResNet-18 of width 16, 16 at width 64.
+    than `VALUES_AT_ONCE` values in `model`: 64 images of 32x32 in a ResNet-18 of width 16, 16 at width 64.
     """
     if images.device.type != "cpu":
         return len(images)
@@ -38,7 +39,7 @@ def _largest_activation(model: nn.Module, images: Tensor) -> int:
     if size not in by_size:
         values = [size.numel()]
 
-        def record(module: nn.Module, inputs: tuple, output: Any) -> None:
+        def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
                 values.append(output.numel())
 
@@ -51,14 +52,23 @@ def _largest_activation(model: nn.Module, images: Tensor) -> int:
     return by_size[size]
 
 
-def in_parts(run: Callable[[slice], Any], model: nn.Module, images: Tensor) -> list:
-    """Call `run` on the rows of `images`, so many at once, and return its results; rows must not depend on others."""
+def in_parts(run: Callable[[slice], Result], model: nn.Module, images: Tensor) -> list[Result]:
+    """Call `run` on the rows of `images`, as many at once as suit `model`, and return its results.
+
+    No row may depend on others.
+    """
     return within_memory(run, len(images), rows_at_once(model, images))
 
 
-def within_memory(run: Callable[[slice], Any], rows: int, size: int | None = None) -> list:
-    """Call `run` on rows 0 to `rows`, `size` at a time, or in ever smaller parts while memory runs out."""
-    results, first, size = [], 0, min(size or rows, rows)
+def within_memory(run: Callable[[slice], Result], rows: int, size: int | None = None) -> list[Result]:
+    """Call `run` on rows 0 to `rows`, `size` at a time, or in ever smaller parts while memory runs out.
+
+    Raises:
+        RuntimeError: what `run` raises for another reason, or for a single row.
+        MemoryError: there is none for a single row.
+    """
+    results: list[Result] = []
+    first, size = 0, min(size or rows, rows)
     while first < rows:
         try:
             results.append(run(slice(first, min(first + size, rows))))

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -28,7 +29,11 @@ bfloat16, float16: the attack's forward passes run under autocast.
 
 
 def check_fast(fast: str | Sequence[str]) -> tuple[str, ...]:
-    """Return `fast` as a tuple of known options; ValueError for others, or for two precisions at once."""
+    """Return `fast` as a tuple of options.
+
+    Raises:
+        ValueError: an option that is not one of `FAST`, or two precisions at once.
+    """
     options = (fast,) if isinstance(fast, str) else tuple(fast)
     for option in options:
         if option not in FAST:
@@ -40,7 +45,13 @@ def check_fast(fast: str | Sequence[str]) -> tuple[str, ...]:
 
 @contextmanager
 def accelerated(model: nn.Module, images: Tensor, fast: Sequence[str]) -> Iterator[nn.Module]:
-    """Yield what to attack in place of a frozen `model` in eval mode, with the options of `FAST`."""
+    """Yield what to attack in place of a frozen `model` in eval mode.
+
+    Args:
+        model: the network.
+        images: those that are to be attacked, (N, C, H, W).
+        fast: options of `FAST`.
+    """
     with ExitStack() as stack:
         pairs = foldable_pairs(model, images) if "fold" in fast else []
         compiled = _compiled_copy(model, images, pairs) if "compile" in fast else None
@@ -69,26 +80,24 @@ class _CompiledCopy(nn.Module):
     def __init__(self, network: nn.Module, pairs: Sequence[Pair]):
         super().__init__()
         names = {module: name for name, module in network.named_modules()}
-        self.pairs = [(names[convolution], names[norm]) for convolution, norm in pairs]
         self.copy = copy.deepcopy(network)
-        for convolution, norm in self.pairs:
-            folded = self.copy.get_submodule(convolution)
-            folded.bias = nn.Parameter(folded.weight.new_empty(folded.out_channels), requires_grad=False)
-            parent, _, name = norm.rpartition(".")
+        self.convolutions = [names[convolution] for convolution, _ in pairs]
+        for convolution, norm in pairs:
+            bias = nn.Parameter(convolution.weight.new_empty(convolution.out_channels), requires_grad=False)
+            self.copy.get_submodule(names[convolution]).register_parameter("bias", bias)
+            parent, _, name = names[norm].rpartition(".")
             setattr(self.copy.get_submodule(parent), name, nn.Identity())
         self.run = torch.compile(self.copy, dynamic=False)
         self.rows = 0
 
     @torch.no_grad()
-    def refresh(self, network: nn.Module) -> None:
+    def refresh(self, network: nn.Module, pairs: Sequence[Pair]) -> None:
         """Take over the weights, which have changed since the last batch."""
-        source = dict(network.named_parameters()) | dict(network.named_buffers())
-        folded = {}
-        for convolution, norm in self.pairs:
-            weight, bias = folded_weights(network.get_submodule(convolution), network.get_submodule(norm))
-            folded |= {f"{convolution}.weight": weight, f"{convolution}.bias": bias}
+        source: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        for name, pair in zip(self.convolutions, pairs, strict=True):
+            source[f"{name}.weight"], source[f"{name}.bias"] = folded_weights(*pair)
         for name, tensor in (*self.copy.named_parameters(), *self.copy.named_buffers()):
-            tensor.copy_(folded[name] if name in folded else source[name])
+            tensor.copy_(source[name])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits; those without a gradient to follow, of which there are few, are not compiled for."""
@@ -101,7 +110,7 @@ class _CompiledCopy(nn.Module):
         return logits_of(self.run, images)[:rows]
 
 
-_compiled: WeakKeyDictionary[nn.Module, dict[tuple, _CompiledCopy | None]] = WeakKeyDictionary()
+_compiled: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], _CompiledCopy | None]] = WeakKeyDictionary()
 
 
 def _compiled_copy(model: nn.Module, images: Tensor, pairs: Sequence[Pair]) -> _CompiledCopy | None:
@@ -113,14 +122,14 @@ def _compiled_copy(model: nn.Module, images: Tensor, pairs: Sequence[Pair]) -> _
         copies[key] = None
         try:
             made = _CompiledCopy(network, pairs)
-            made.refresh(network)
+            made.refresh(network, pairs)
             view = ModelView(made, model.preprocess) if isinstance(model, ModelView) else made
             sample = images[: rows_at_once(model, images)].detach().clone().requires_grad_()
             torch.autograd.grad(view(sample).sum(), sample)
             copies[key] = made
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             logger.warning("fast='compile' fails for %s (%s); it runs without", type(network).__name__, reason)
-    elif copies[key] is not None:
-        copies[key].refresh(network)
+    elif (known := copies[key]) is not None:
+        known.refresh(network, pairs)
     return copies[key]

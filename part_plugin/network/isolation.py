@@ -11,11 +11,14 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Eval mode with gradients on, also inside `no_grad` and `inference_mode`.
+    """Put `model` in eval mode with gradients on, also inside `no_grad` and `inference_mode`.
 
     On the way out, with or without an exception, every submodule is in the mode it was in.
     Nothing else needs restoring, because the package only ever takes gradients with
     `torch.autograd.grad`, which fills no `.grad`, and eval mode updates no buffer.
+
+    Raises:
+        RuntimeError: weights that were created under `inference_mode`.
     """
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise RuntimeError(
@@ -34,7 +37,7 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Take from every pass what nobody reads or needs, exactly; everything is put back on the way out.
+    """Take from every pass through `model` what nobody reads or needs, exactly, and put it back on the way out.
 
     Parameters ask for no gradient, as the attack wants that of the image alone. On a CPU the weights
     of convolutions lie channels-last meanwhile, for which its kernels are faster: the same
@@ -55,7 +58,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def gradients_kept(model: nn.Module) -> Iterator[None]:
-    """Put `.grad` of every parameter back on the way out, for toolkits that call `backward`."""
+    """Put `.grad` of every parameter of `model` back on the way out, for toolkits that call `backward`."""
     saved = [(parameter, parameter.grad) for parameter in model.parameters()]
     for parameter, _ in saved:
         parameter.grad = None

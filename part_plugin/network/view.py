@@ -12,6 +12,10 @@ class ModelView(nn.Module):
     """A network behind its input normalisation: `view(images)` is `module(preprocess(images))`.
 
     Lets a map and an attack work in the images' own units on a network that wants other ones.
+
+    Args:
+        module: the network.
+        preprocess: images -> what the network takes; None: the images themselves.
     """
 
     def __init__(self, module: nn.Module, preprocess: Callable[[Tensor], Tensor] | None = None):
@@ -24,9 +28,17 @@ class ModelView(nn.Module):
         return self.module(images if self.preprocess is None else self.preprocess(images))
 
 
-def logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits (N, K) of a model whose output is a tensor, a tuple or has a field `logits`."""
-    output = model(images)
+def logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    """Return the logits (N, K) of a model whose output is a tensor, a tuple or has a field `logits`.
+
+    Args:
+        model: any function of images, such as a network.
+        images: (N, C, H, W), which stay as they are.
+
+    Raises:
+        ValueError: the output is not one row of logits per image.
+    """
+    output = model(images.clone())  # a model may work in place on its input
     if isinstance(output, dict) and "logits" in output:
         output = output["logits"]
     elif isinstance(getattr(output, "logits", None), Tensor):
@@ -40,7 +52,7 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def without_replicas(model: nn.Module) -> nn.Module:
-    """Return the module inside DataParallel or DistributedDataParallel.
+    """Return the module inside DataParallel or DistributedDataParallel, or `model` itself.
 
     An attack through the wrapper would broadcast buffers at every step.
     """
@@ -50,7 +62,7 @@ def without_replicas(model: nn.Module) -> nn.Module:
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:
-    """Return the network under replicas and `torch.compile`, on whose submodules hooks do fire."""
+    """Return the network under replicas and `torch.compile` of `model`, on whose submodules hooks do fire."""
     if isinstance(model, ModelView):
         return ModelView(without_wrappers(model.module), model.preprocess)
     model = without_replicas(model)
@@ -59,6 +71,6 @@ def without_wrappers(model: nn.Module) -> nn.Module:
 
 
 def network_of(model: nn.Module) -> nn.Module:
-    """Return the innermost network: the one in which target layers are named."""
+    """Return the innermost network of `model`: the one in which target layers are named."""
     model = without_wrappers(model)
     return network_of(model.module) if isinstance(model, ModelView) else model

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..part import PART
+from .common import Samples, import_torchvision
+
+Moves = Callable[..., Any]
+"""A transform of torchvision's second version: of an image, or of an image and its mask alike."""
 
 
-def augmentation(name: str, size: Sequence[int]) -> Callable:
-    """Return the moves of `load_dataset(name, augment=True)` for images of `size` (H, W).
+def augmentation(name: str, size: Sequence[int]) -> Moves:
+    """Return the moves of `load_dataset(name, augment=True)`: crops padded by an eighth of each side, and flips.
 
-    A transform of torchvision's second version: it moves an image and its mask alike.
+    Args:
+        name: of the dataset; "svhn" has no flips, as digits have a direction.
+        size: (H, W) of its images.
+
+    Returns:
+        A transform of torchvision's second version, which moves an image and its mask alike.
     """
     import_torchvision()
     transforms = importlib.import_module("torchvision.transforms.v2")
     height, width = size
     crop = transforms.RandomCrop((height, width), padding=(width // 8, height // 8))
-    return transforms.Compose([crop] if name == "svhn" else [crop, transforms.RandomHorizontalFlip()])
+    moves: Moves = transforms.Compose([crop] if name == "svhn" else [crop, transforms.RandomHorizontalFlip()])
+    return moves
 
 
-class MovedMasks(Dataset):
+class MovedMasks(Dataset[tuple[Tensor, int, int, Tensor]]):
     """Samples (image, class, number, mask): augmented images with the remembered masks that moved with them.
 
     Masks belong to the images as they are, and are moved by the very crop and flip of their image. Load with a new
@@ -36,7 +46,7 @@ class MovedMasks(Dataset):
         transform: joint transform of image and mask, such as `augmentation`; None leaves both as they are.
     """
 
-    def __init__(self, dataset: Dataset, part: PART, transform: Callable | None = None):
+    def __init__(self, dataset: Samples, part: PART, transform: Moves | None = None):
         self.dataset = dataset
         self.part = part
         self.transform = transform
@@ -49,17 +59,6 @@ class MovedMasks(Dataset):
         mask = self.part.mask_of(index, image.shape[1:])
         if self.transform is not None:
             tv_tensors = importlib.import_module("torchvision.tv_tensors")
-            image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
-            image, mask = (part.as_subclass(Tensor) for part in (image, mask))
+            moved = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
+            image, mask = (tensor.as_subclass(Tensor) for tensor in moved)
         return image, label, index, mask
-
-
-def import_torchvision() -> ModuleType:
-    """Return torchvision, or say what is wrong with it."""
-    try:
-        import torchvision
-    except Exception as error:  # built for another torch, it raises more than ImportError
-        raise ImportError(
-            f"load_dataset needs torchvision, which cannot be imported ({error}): pip install torchvision"
-        ) from error
-    return torchvision

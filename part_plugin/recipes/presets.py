@@ -1,4 +1,4 @@
-"""The paper's settings: `preset`."""
+"""The paper's settings (PART, Appendix G): `preset`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Preset:
         mask_every: masks are renewed every so many epochs.
         cam: name of a method, see `class_activation_map`.
         attack: "pgd" or "mma".
-        fast: options that make the attack cheaper and approximate, see `part_plugin.surrogate.FAST`.
+        fast: options that make the attack cheaper and approximate, see `part_plugin.network.fast.FAST`.
         epochs: number of epochs, burn-in included.
         milestones: numbers of epochs after which the learning rate is divided by 10.
         lr, momentum, weight_decay: of SGD.
@@ -103,7 +103,13 @@ PRESETS: dict[str, Preset] = {
 
 _CHOICES = {"dataset": DATASETS, "objective": ("at", "trades", "mart"), "attack": ("pgd", "mma")}
 _LOWEST = {"num_classes": 2, "steps": 1, "burn_in": 0, "mask_every": 1, "epochs": 1, "batch_size": 1, "seed": 0}
-_KINDS = {"architecture": str, "cam": str, "arguments": dict, "milestones": (list, tuple), "fast": (str, list, tuple)}
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "architecture": ((str,), "str"),
+    "cam": ((str,), "str"),
+    "arguments": ((dict,), "dict"),
+    "milestones": ((list, tuple), "list of epochs"),
+    "fast": ((str, list, tuple), "list of options"),
+}
 
 
 def preset(name: str, **overrides: Any) -> Preset:
@@ -111,8 +117,9 @@ def preset(name: str, **overrides: Any) -> Preset:
 
     Args:
         name: "cifar10", "svhn" or "tinyimagenet"; or "digits", which is not in the paper and trains in a minute.
-        **overrides: any attribute of `Preset`; eps, eps_low and alpha also as "8/255". A new `architecture` starts
-            from no `arguments`, and `num_classes` is added to them.
+        **overrides: any attribute of `Preset`; eps, eps_low and alpha also as "8/255". A new `eps` takes `eps_low`
+            with it, to 7/8 of it, unless that is given too (None is the same as not given). A new `architecture`
+            starts from no `arguments`, and `num_classes` is added to them.
 
     Raises:
         TypeError: a setting of the wrong type.
@@ -121,9 +128,12 @@ def preset(name: str, **overrides: Any) -> Preset:
     base = PRESETS[check_choice("name", name, tuple(PRESETS))]
     for setting in overrides:
         check_choice("setting", setting, [known.name for known in dataclasses.fields(Preset)])
-    checked = {setting: _check_setting(setting, value) for setting, value in overrides.items()}
+    given = {setting: value for setting, value in overrides.items() if setting != "eps_low" or value is not None}
+    checked = {setting: _check_setting(setting, value) for setting, value in given.items()}
     if "architecture" in checked:
         checked.setdefault("arguments", {})
+    if "eps" in checked:  # a quotient of radii, not 7/8, as the table's eps must give the table's eps_low to the bit
+        checked.setdefault("eps_low", base.eps_low * (checked["eps"] / base.eps))
     settings = dataclasses.replace(copy.deepcopy(base), **checked)
     check_eps_pair(settings.eps, settings.eps_low)
     if settings.burn_in >= settings.epochs:
@@ -131,12 +141,16 @@ def preset(name: str, **overrides: Any) -> Preset:
             f"burn_in={settings.burn_in} leaves none of epochs={settings.epochs} for PART; it must be smaller"
         )
     warn_of_unusual(settings.eps)
-    given = overrides.get("arguments", {}).get("num_classes")
-    return dataclasses.replace(settings, arguments=_with_num_classes(settings, given))
+    num_classes = overrides.get("arguments", {}).get("num_classes")
+    return dataclasses.replace(settings, arguments=_with_num_classes(settings, num_classes))
 
 
 def _with_num_classes(settings: Preset, given: int | None) -> dict[str, Any]:
-    """Return the architecture's arguments with the number of classes in them."""
+    """Return the architecture's arguments with the number of classes in them; `given` is what they had of their own.
+
+    Raises:
+        ValueError: two numbers, or an architecture that has 10 classes and no others.
+    """
     num_classes = settings.num_classes
     if given not in (None, num_classes):
         raise ValueError(f"arguments have num_classes={given}, and the setting is num_classes={num_classes}; give one")
@@ -153,7 +167,11 @@ def _with_num_classes(settings: Preset, given: int | None) -> dict[str, Any]:
 
 
 def _check_setting(name: str, value: Any) -> Any:
-    """Return the value of one setting in its own type, or raise."""
+    """Return the value of one setting in its own type.
+
+    Raises:
+        TypeError: it has another.
+    """
     if name in _RADII:
         return check_number(name, parse_radius(name, value), above=name == "alpha")
     if name in _CHOICES:
@@ -162,8 +180,9 @@ def _check_setting(name: str, value: Any) -> Any:
         return check_count(name, value, _LOWEST[name])
     if name not in _KINDS:
         return check_number(name, value, above=name == "lr")
-    if not isinstance(value, _KINDS[name]):
-        needed = {"arguments": "dict", "milestones": "list of epochs", "fast": "list of options"}.get(name, "str")
+    kinds, needed = _KINDS[name]
+    fits: bool = isinstance(value, kinds)  # apart, as mypy would know less of the value after it
+    if not fits:
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; a {needed} is needed")
     if name == "cam":
         check_cam(value)

@@ -14,27 +14,39 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..adapters.robustbench import build_model
 from ..budget import Budget
+from ..checks import check_count
+from ..files import StrPath, read_tensors, write_tensors, write_text
 from ..part import PART
-from .augmentation import MovedMasks
-from .checkpoints import save_checkpoint, write_tensors
+from .augmentation import MovedMasks, Moves
+from .checkpoints import save_checkpoint
+from .common import Samples, usable_device
 from .presets import Preset
 
 FORMAT = 1
+_KEYS = {
+    "settings": dict,
+    "model": dict,
+    "optimizer": dict,
+    "schedule": dict,
+    "part": dict,
+    "epoch": int,
+    "history": list,
+}
 
 
 def train(
     settings: Preset,
-    dataset: Dataset,
-    path: str | os.PathLike,
+    dataset: Samples,
+    path: StrPath,
     device: str | torch.device = "cpu",
     workers: int = 0,
     verbose: bool = True,
-    transform: Callable | None = None,
+    transform: Moves | None = None,
     budget: Budget | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> nn.Module:
@@ -51,7 +63,7 @@ def train(
         path: checkpoint to write, for `load_checkpoint`.
         device: where to train.
         workers: processes that load images.
-        verbose: show a progress bar.
+        verbose: show a progress bar where there is a terminal.
         transform: joint transform of images and remembered masks, see `augmentation`. (Default: none)
         budget: budget to train with instead of the settings' own; its `repr` is kept with the settings.
         validate: called with the network, in eval mode, after each epoch; what it returns joins the line in PATH.jsonl.
@@ -61,26 +73,38 @@ def train(
 
     Raises:
         FileExistsError: PATH is there already.
-        ValueError: a class that the network does not have, or PATH.resume belongs to other settings.
+        OSError: PATH cannot be written.
+        TypeError: `settings` that are no `Preset`.
+        ValueError: a class that the network does not have, no samples, no such device, or PATH.resume is damaged or
+            belongs to other settings.
     """
-    path, resume = Path(path), Path(f"{os.fspath(path)}.resume")
+    if not isinstance(settings, Preset):
+        raise TypeError(f"settings={settings!r} is a {type(settings).__name__}; a Preset is needed, see preset()")
+    check_count("workers", workers, 0)
+    device = usable_device("device", device)
+    if len(dataset) == 0:
+        raise ValueError("dataset is empty; at least one sample is needed")
+    path, resume, log = (Path(os.fspath(path) + end) for end in ("", ".resume", ".jsonl"))
     if path.exists():
         raise FileExistsError(f"checkpoint {str(path)!r} exists already; choose another name or remove it")
     plain = dataclasses.asdict(settings) | {"samples": len(dataset), "image_shape": list(dataset[0][0].shape)}
     plain |= {} if budget is None else {"budget": repr(budget)}
+    told = plain | {"augmented": transform is not None}  # what a run that goes on must agree in
     with _everything_seeded(settings.seed):
-        run = _Run(settings, dataset, torch.device(device), workers, transform, budget)
+        run = _Run(settings, dataset, device, workers, transform, budget)
     if resume.exists():
-        run.load_state(_read_resume(resume, plain))
-    bar = tqdm(total=settings.epochs, initial=run.epoch, desc=path.stem, unit="epoch", disable=not verbose)
-    with bar:
+        run.load_state(_read_resume(resume, told))
+    if not log.exists():  # try the directory before the work
+        write_text("log", log, "")
+        log.unlink()
+    disable = None if verbose else True  # None: unless there is a terminal
+    with tqdm(total=settings.epochs, initial=run.epoch, desc=path.stem, unit="epoch", disable=disable) as bar:
         while run.epoch < settings.epochs:
             record = run.train_epoch(bar)
             if validate is not None:
-                record |= validate(run.model.eval())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors({"format": FORMAT, "settings": plain, **run.state()}, resume)
-            Path(f"{path}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in run.history))
+                record |= {name: float(value) for name, value in validate(run.model.eval()).items()}
+            write_tensors("resume file", resume, {"format": FORMAT, "settings": told, **run.state()})
+            write_text("log", log, "".join(json.dumps(line) + "\n" for line in run.history))
             bar.set_postfix(loss=f"{record['loss']:.3f}", adv=f"{record['adv_accuracy']:.1%}")
             bar.update()
     save_checkpoint(
@@ -96,10 +120,10 @@ class _Run:
     def __init__(
         self,
         settings: Preset,
-        dataset: Dataset,
+        dataset: Samples,
         device: torch.device,
         workers: int,
-        transform: Callable | None,
+        transform: Moves | None,
         budget: Budget | None,
     ):
         self.settings, self.device, self.workers = settings, device, workers
@@ -108,14 +132,15 @@ class _Run:
             self.model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(settings.milestones))
-        names = ("beta", "eps", "eps_low", "alpha", "steps", "attack", "fast", "burn_in", "mask_every", "cam", "seed")
+        names = ["beta", "alpha", "steps", "attack", "fast", "burn_in", "mask_every", "seed"]
+        names += ["eps", "eps_low", "cam"] if budget is None else []  # a budget has its own
         self.part = PART(settings.objective, budget=budget, **{name: getattr(settings, name) for name in names})
         self.plain = MovedMasks(dataset, self.part)
         self.moved = MovedMasks(dataset, self.part, transform)
         self.epoch = 0
         self.history: list[dict[str, float]] = []
 
-    def train_epoch(self, bar: tqdm) -> dict[str, float]:
+    def train_epoch(self, bar: tqdm[Any]) -> dict[str, float]:
         began, lr = time.perf_counter(), self.optimizer.param_groups[0]["lr"]
         self.part.set_epoch(self.epoch)
         losses, right, seen = 0.0, 0, 0
@@ -148,7 +173,7 @@ class _Run:
         self.history.append(record)
         return record
 
-    def loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
+    def loader(self, dataset: MovedMasks, shuffle: bool = False) -> DataLoader[Any]:
         return DataLoader(dataset, self.settings.batch_size, shuffle, num_workers=self.workers)
 
     def state(self) -> dict[str, Any]:
@@ -170,18 +195,18 @@ class _Run:
 
 
 def _read_resume(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        version, other = state["format"], state["settings"]
-    except Exception as error:
-        raise ValueError(f"resume file {str(path)!r} is damaged; remove it to begin anew") from error
-    if version != FORMAT:
-        raise ValueError(f"resume file {str(path)!r} has format {version}; this version of part_plugin has {FORMAT}")
-    for name, value in settings.items():
-        if other.get(name) != value:
+    """Return the state in PATH.resume.
+
+    Raises:
+        ValueError: it belongs to other settings.
+    """
+    state = read_tensors("resume file", path, FORMAT, _KEYS, "remove it to begin anew")
+    other = {"augmented": settings["augmented"]} | state["settings"]  # which was not always told
+    for name in settings | other:
+        if other.get(name) != settings.get(name):
             raise ValueError(
                 f"resume file {str(path)!r} belongs to another training: its {name} is {other.get(name)!r}, not "
-                f"{value!r}; remove it or choose another checkpoint name"
+                f"{settings.get(name)!r}; remove it or choose another checkpoint name"
             )
     return state
 

@@ -18,7 +18,12 @@ from ...objectives import Criterion
 
 
 def check_classifier(classifier: Any) -> None:
-    """Raise unless `classifier` is one that a budget per pixel can be worked out and kept for."""
+    """Raise unless `classifier` is one that a budget per pixel can be worked out and kept for.
+
+    Raises:
+        TypeError: It is no PyTorchClassifier.
+        ValueError: It has no clip_values, channels that come last, mixed precision or a preprocessing defence.
+    """
     if not isinstance(classifier, PyTorchClassifier):
         raise TypeError(f"classifier is a {type(classifier).__name__}; an ART PyTorchClassifier is needed")
     if classifier.clip_values is None:
@@ -36,11 +41,13 @@ def check_classifier(classifier: Any) -> None:
 
 def classifier_view(classifier: PyTorchClassifier) -> ModelView:
     """Return the classifier's network behind its preprocessing, as a module on raw images."""
+    return ModelView(classifier.model, lambda images: preprocessed(classifier, images))
 
-    def preprocess(images: Tensor) -> Tensor:
-        return classifier._apply_preprocessing(images, y=None, fit=False, no_grad=False)[0]
 
-    return ModelView(classifier.model, preprocess)
+def preprocessed(classifier: PyTorchClassifier, images: Tensor) -> Tensor:
+    """Return what the classifier's network gets of raw images (N, C, H, W)."""
+    inputs: Tensor = classifier._apply_preprocessing(images, y=None, fit=False, no_grad=False)[0]
+    return inputs
 
 
 def classifier_criterion(classifier: PyTorchClassifier) -> Criterion:
@@ -48,15 +55,17 @@ def classifier_criterion(classifier: PyTorchClassifier) -> Criterion:
 
     def criterion(logits: Tensor, labels: Tensor) -> Tensor:
         if not (classifier._reduce_labels and classifier._int_labels):
-            labels = classifier.reduce_labels(F.one_hot(labels, classifier.nb_classes))
-        return classifier.loss(logits, labels)
+            labels = classifier.reduce_labels(F.one_hot(labels, classifier.nb_classes).to(logits.dtype))
+        loss: Tensor = classifier.loss(logits, labels)
+        return loss
 
     return criterion
 
 
 def classifier_clip(classifier: PyTorchClassifier) -> Clip:
     """Return the classifier's clip_values as tensors on its device."""
-    return tuple(
+    low, high = (
         torch.as_tensor(np.asarray(value, ART_NUMPY_DTYPE), device=classifier.device)
         for value in classifier.clip_values
     )
+    return low, high

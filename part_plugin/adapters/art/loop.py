@@ -82,7 +82,7 @@ class TrainingLoop:
         epoch: int,
         batches: Iterable[Batch],
         rotation: Iterator[LiftedPART],
-        bar: tqdm,
+        bar: tqdm[Any],
     ) -> dict[str, float]:
         classifier = self.classifier
         view = classifier_view(classifier)
@@ -133,7 +133,7 @@ class TrainingLoop:
                 hits["val_pgd10"] += hits_of(logits_of(view, adv), labels)
         return {name: count / len(x) for name, count in hits.items()}
 
-    def _finish_epoch(self, record: dict[str, float], scheduler: Any, bar: tqdm) -> None:
+    def _finish_epoch(self, record: dict[str, float], scheduler: Any, bar: tqdm[Any]) -> None:
         self.history.append(record)
         bar.set_postfix(shown(self.history))
         logger.info(" ".join(f"{k}: {v:.4g}" for k, v in record.items()))
@@ -153,10 +153,10 @@ class TrainingLoop:
 
 
 def hits_of(logits: Tensor, labels: Tensor) -> int:
-    """Return how many logits (N, K) are highest at their label."""
+    """Return how many rows of logits (N, K) are highest at their class, given as labels (N,)."""
     return int((logits.argmax(1) == labels).sum())
 
 
 def shown(history: list[dict[str, float]]) -> dict[str, str]:
-    """Return the latest validation accuracies as the progress bar shows them."""
+    """Return the validation accuracies at the end of `history` as the progress bar shows them."""
     return {name: f"{value:.1%}" for name, value in history[-1].items() if name.startswith("val_")} if history else {}

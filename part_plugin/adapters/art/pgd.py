@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...attacks.pixel_ag import pixel_ag
 from ...attacks.projection import uniform_start
 from ...budget import set_radius
+from ...checks import check_number, check_within
 from ...network.view import logits_of
 from ...objectives import AT, ascent
 from ...pixel_budget import BudgetOptions, make_budget
@@ -68,6 +69,10 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
         :param eps_low: Maximum perturbation of the other pixels; default 7/8 of `eps`, the paper's ratio.
         :param budget: A budget to use instead of one made from the arguments; see `part_plugin.budget.Budget`.
         :param options: cam, target_layers, reshape_transform, rule, target; see `PixelBudget`.
+
+        Raises:
+            TypeError: A classifier that is no PyTorchClassifier.
+            ValueError: A classifier or a setting that is not allowed; the sentence names it.
         """
         check_classifier(estimator)
         unsupported = {"decay": decay, "random_eps": random_eps, "summary_writer": summary_writer}
@@ -87,6 +92,11 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
             batch_size=batch_size,
             verbose=verbose,
         )
+        self._check_params()
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_within("eps_step", check_number("eps_step", self.eps_step, above=True), classifier_clip(self.estimator))
 
     @property
     def eps(self) -> float:
@@ -95,11 +105,15 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
 
     @eps.setter
     def eps(self, value: float) -> None:
+        check_within("eps", check_number("eps", value), classifier_clip(self.estimator))
         if value != self.budget.eps:
             set_radius(self.budget, "eps", value)
 
     def craft(self, view: nn.Module, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
-        """Return the adversarial examples of one batch within `radii`; of several starts a successful one."""
+        """Return the adversarial examples of one batch, of several starts the last that succeeded.
+
+        :param view, images, labels, radii: See `PixelEvasionBase.craft`.
+        """
         adv = self._run(view, images, labels, radii)
         for _ in range(1, self.num_random_init):
             again = self._run(view, images, labels, radii)

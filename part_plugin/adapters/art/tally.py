@@ -13,7 +13,7 @@ from ...part import PART, Outputs
 
 
 class Tally:
-    """Sums over one epoch, and what the parts counted meanwhile."""
+    """Sums over one epoch, and what the parts (the losses that take turns) counted meanwhile."""
 
     def __init__(self, parts: Sequence[PART]):
         self.parts = parts
@@ -23,7 +23,7 @@ class Tally:
         self.sums = torch.zeros(3, dtype=torch.float64)  # of loss, adversarial and natural hits, where the model is
 
     def add(self, outputs: Outputs, labels: Tensor) -> None:
-        """Count one batch."""
+        """Count one batch: the outputs of its training pass and its labels (N,)."""
         logits = (outputs.adv_logits, outputs.natural_logits)
         hits = [torch.zeros_like(outputs.loss) if z is None else (z.argmax(1) == labels).sum() for z in logits]
         new = torch.stack([outputs.loss.detach() * len(labels), *hits])

@@ -1,35 +1,18 @@
-"""`PARTTrainer`: PART as an ART trainer."""
+"""`PARTTrainer`: PART in the place of ART's `AdversarialTrainer`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import torch
-from art.attacks.attack import EvasionAttack
-from art.config import ART_NUMPY_DTYPE
+import numpy.typing as npt
 from art.data_generators import DataGenerator
-from art.defences.trainer import Trainer
-from art.estimators.classification import PyTorchClassifier
-from torch import Tensor
 
-from ...checks import check_count, check_images, check_number, class_indices
-from ...network.fast import check_fast
 from ...objectives import AT, Objective
-from ...pixel_budget import BudgetOptions
-from .base import PixelEvasionBase
-from .classifier import check_classifier, classifier_clip, classifier_criterion
-from .lifted import LiftedPART
-from .loop import Batch, TrainingLoop
-from .wrapper import lift
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .classifier import classifier_criterion
+from .trainer_base import PARTTrainerBase, Validation
 
 
-class PARTTrainer(Trainer):
+class PARTTrainer(PARTTrainerBase):
     """
     Class performing pixel-reweighted adversarial training (PART): adversarial training with full `eps` on the pixels
     that a class activation map calls important and `eps_low` elsewhere. Takes the place of `AdversarialTrainer`.
@@ -42,74 +25,14 @@ class PARTTrainer(Trainer):
 
     _name = "PART"
 
-    def __init__(
-        self,
-        classifier: PyTorchClassifier,
-        attacks: EvasionAttack | list[EvasionAttack],
-        ratio: float = 0.5,
-        *,
-        eps_low: float | None = None,
-        budget: Any = None,
-        burn_in: int | None = None,
-        mask_every: int = 1,
-        fast: str | Sequence[str] = (),
-        log_path: str | os.PathLike[str] | None = None,
-        **options: Unpack[BudgetOptions],
-    ) -> None:
-        """
-        Create a :class:`.PARTTrainer` instance.
-
-        :param classifier: Model to train adversarially, a `PyTorchClassifier` with optimizer and `clip_values`.
-        :param attacks: Attacks on it, rotated for each batch. A plain PGD is lifted to its Pixel-AG form, with its eps,
-                        eps_step, max_iter and num_random_init; another l_inf attack goes through a change of variable;
-                        an attack that has a budget per pixel keeps it.
-        :param ratio: The proportion of samples in each batch to be replaced with their adversarial counterparts, as
-                      in ART; the paper's is 1.0.
-        :param eps_low: Maximum perturbation of unimportant pixels, in the units of `clip_values`; default 7/8 of the
-                        attack's eps, the paper's ratio.
-        :param budget: A budget to use instead of one made from the arguments; see `part_plugin.budget.Budget`.
-        :param burn_in: Number of first epochs of a `fit` with eps everywhere; default a quarter, as in the paper.
-        :param mask_every: Renew the masks every so many epochs (`fit` only; the images must not be augmented).
-        :param fast: Options that make a PGD cheaper and its gradients approximate; see `part_plugin.network.fast.FAST`.
-        :param log_path: File to which the record of each epoch is appended as a line of JSON.
-        :param options: cam, target_layers, reshape_transform, rule, target; see `PixelBudget`.
-        """
-        check_classifier(classifier)
-        if not 0 < check_number("ratio", ratio) <= 1:
-            raise ValueError(f"ratio={ratio} is not allowed; it must be > 0 and <= 1")
-        if burn_in is not None:
-            check_count("burn_in", burn_in, 0)
-        super().__init__(classifier)
-        listed = attacks if isinstance(attacks, list) else [attacks]
-        if not listed:
-            raise ValueError("attacks is empty; at least one attack is needed")
-        self.attacks = [self._lifted(attack, eps_low=eps_low, budget=budget, **options) for attack in listed]
-        self.ratio = ratio
-        self.burn_in = burn_in
-        self.log_path = log_path
-        self.mask_every = check_count("mask_every", mask_every)
-        self.fast = check_fast(fast)
-        self.history: list[dict[str, float]] = []
-
-    def _lifted(self, attack: Any, **options: Any) -> PixelEvasionBase:
-        lifted = lift(attack, **options)
-        if lifted.targeted:
-            raise NotImplementedError(f"{type(attack).__name__} is targeted; training needs an untargeted attack")
-        if lifted.estimator.model is not self._classifier.model:
-            raise ValueError(f"{type(attack).__name__} attacks another model than the classifier that is trained")
-        return lifted
-
-    def _objective(self) -> Objective:
-        return AT(classifier_criterion(self._classifier))
-
     def fit(
         self,
-        x: np.ndarray,
-        y: np.ndarray,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any],
         batch_size: int = 128,
         nb_epochs: int = 20,
         *,
-        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        validation_data: Validation | None = None,
         scheduler: Any = None,
         drop_last: bool = False,
         verbose: bool = True,
@@ -124,98 +47,26 @@ class PARTTrainer(Trainer):
         :param validation_data: Tuple `(x_val, y_val)`; natural accuracy and that under PGD at full eps are reported.
         :param scheduler: Learning rate scheduler, stepped at the end of every epoch; `ReduceLROnPlateau` gets the loss.
         :param drop_last: Leave out a last, incomplete batch.
-        :param verbose: Show a progress bar with loss and accuracies.
+        :param verbose: Show a progress bar with loss and accuracies, where the output is a terminal.
         """
-        check_count("batch_size", batch_size)
-        images, labels = self._checked(x, y)
-        nb_batches = len(images) // batch_size if drop_last else -(-len(images) // batch_size)
-        check_count("number of batches", nb_batches)
-        images, labels = (where_it_fits(tensor, self._classifier.device) for tensor in (images, labels))
-
-        def epoch() -> Iterator[Batch]:
-            order = np.arange(len(images))
-            np.random.shuffle(order)  # as ART does
-            for batch in range(nb_batches):
-                index = torch.from_numpy(order[batch * batch_size : (batch + 1) * batch_size])
-                rows = index.to(images.device)
-                yield images[rows], labels[rows], index
-
-        self._train(epoch, nb_batches, nb_epochs, self.mask_every, validation_data, scheduler, verbose)
+        self._fit(x, y, batch_size, nb_epochs, validation_data, scheduler, drop_last, verbose)
 
     def fit_generator(
         self,
         generator: DataGenerator,
         nb_epochs: int = 20,
         *,
+        validation_data: Validation | None = None,
         scheduler: Any = None,
-        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
         verbose: bool = True,
     ) -> None:
         """
         Train the model using a data generator, whose images may be augmented.
 
         :param generator: Data generator with a known size.
-        :param nb_epochs, scheduler, validation_data, verbose: As in `fit`.
+        :param nb_epochs, validation_data, scheduler, verbose: As in `fit`.
         """
-        if generator.size is None:
-            raise ValueError("generator.size=None is not allowed; the size of the data set is needed")
-        if self.mask_every > 1:
-            raise ValueError(f"mask_every={self.mask_every} needs to know which sample is which; use fit")
-        nb_batches = -(-generator.size // generator.batch_size)
+        self._fit_generator(generator, nb_epochs, validation_data, scheduler, verbose)
 
-        def epoch() -> Iterator[Batch]:
-            for _ in range(nb_batches):
-                yield (*self._checked(*generator.get_batch()), None)
-
-        self._train(epoch, nb_batches, nb_epochs, 1, validation_data, scheduler, verbose)
-
-    def predict(self, x: np.ndarray, **kwargs) -> np.ndarray:
-        """
-        Perform prediction using the adversarially trained classifier.
-
-        :param x: Input samples.
-        :param kwargs: Other parameters to be passed on to the `predict` function of the classifier.
-        :return: Predictions for test set.
-        """
-        return self._classifier.predict(x, **kwargs)
-
-    def _checked(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
-        images = torch.as_tensor(np.asarray(x, dtype=ART_NUMPY_DTYPE))
-        low, high = classifier_clip(self._classifier)
-        check_images(images, (low.cpu(), high.cpu()))
-        return images, class_indices(y, len(images), self._classifier.nb_classes)
-
-    def _parts(self, nb_epochs: int, mask_every: int) -> list[LiftedPART]:
-        burn_in = nb_epochs // 4 if self.burn_in is None else self.burn_in
-        if burn_in >= nb_epochs:
-            raise ValueError(f"burn_in={burn_in} leaves none of nb_epochs={nb_epochs} for PART; it must be smaller")
-        schedule = {"burn_in": burn_in, "mask_every": mask_every, "fast": self.fast}
-        return [LiftedPART(attack, self._objective(), **schedule) for attack in self.attacks]
-
-    def _train(
-        self,
-        epoch_batches: Callable[[], Iterable[Batch]],
-        nb_batches: int,
-        nb_epochs: int,
-        mask_every: int,
-        validation_data: tuple[np.ndarray, np.ndarray] | None,
-        scheduler: Any,
-        verbose: bool,
-    ) -> None:
-        check_count("nb_epochs", nb_epochs)
-        if self._classifier.optimizer is None:
-            raise ValueError("optimizer=None leaves nothing to train with; give one to PyTorchClassifier")
-        if scheduler is not None and not callable(getattr(scheduler, "step", None)):
-            raise TypeError(f"scheduler is a {type(scheduler).__name__}; an object with a method step is needed")
-        validation = None if validation_data is None else self._checked(*validation_data)
-        parts = self._parts(nb_epochs, mask_every)
-        self.history = []
-        loop = TrainingLoop(self._classifier, self._name, parts, self.ratio, self.log_path, self.history)
-        loop.run(epoch_batches, nb_batches, nb_epochs, validation, scheduler, verbose)
-
-
-def where_it_fits(data: Tensor, device: torch.device) -> Tensor:
-    """Return the data on the device if it takes less than a quarter of the memory that is free there."""
-    if device.type != "cuda" or data.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
-        return data
-    return data.to(device)
+    def _objective(self) -> Objective:
+        return AT(classifier_criterion(self._classifier))

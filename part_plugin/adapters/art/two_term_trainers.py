@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import numpy.typing as npt
 from art.attacks.attack import EvasionAttack
+from art.data_generators import DataGenerator
 from art.estimators.classification import PyTorchClassifier
 
 from ...checks import check_number
 from ...objectives import MART, TRADES, Objective
 from .classifier import classifier_criterion
-from .trainer import PARTTrainer
+from .trainer_base import PARTTrainerBase, TrainerOptions, Validation
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class _TwoTermTrainer(PARTTrainer):
+class _TwoTermTrainer(PARTTrainerBase):
     """What PART-T and PART-M share: the call shape of ART's TRADES trainer."""
 
-    def __init__(self, classifier: PyTorchClassifier, attack: EvasionAttack, beta: float = 6.0, **options: Any) -> None:
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        attack: EvasionAttack,
+        beta: float = 6.0,
+        **options: Unpack[TrainerOptions],
+    ) -> None:
         """
         Create the trainer.
 
@@ -32,9 +42,9 @@ class _TwoTermTrainer(PARTTrainer):
 
     def fit(
         self,
-        x: np.ndarray,
-        y: np.ndarray,
-        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        validation_data: Validation | None = None,
         batch_size: int = 128,
         nb_epochs: int = 20,
         scheduler: Any = None,
@@ -42,11 +52,29 @@ class _TwoTermTrainer(PARTTrainer):
         drop_last: bool = False,
         verbose: bool = True,
     ) -> None:
-        """Train the model; the arguments are those of `PARTTrainer.fit` in the order of ART's TRADES trainer."""
-        super().fit(
-            x, y, batch_size, nb_epochs,
-            validation_data=validation_data, scheduler=scheduler, drop_last=drop_last, verbose=verbose,
-        )  # fmt: skip
+        """
+        Train the model; see `PARTTrainer.fit`, whose arguments come in the order of ART's TRADES trainer here.
+
+        :param x, y, validation_data, batch_size, nb_epochs, scheduler, drop_last, verbose: As there.
+        """
+        self._fit(x, y, batch_size, nb_epochs, validation_data, scheduler, drop_last, verbose)
+
+    def fit_generator(
+        self,
+        generator: DataGenerator,
+        nb_epochs: int = 20,
+        scheduler: Any = None,
+        *,
+        validation_data: Validation | None = None,
+        verbose: bool = True,
+    ) -> None:
+        """
+        Train the model using a data generator, whose images may be augmented.
+
+        :param generator: Data generator with a known size.
+        :param nb_epochs, scheduler, validation_data, verbose: As in `fit`.
+        """
+        self._fit_generator(generator, nb_epochs, validation_data, scheduler, verbose)
 
 
 class PARTTrainerTRADES(_TwoTermTrainer):

@@ -19,7 +19,15 @@ _RANGE_HINT = "; call set_normalization_used(mean, std) or move the normalisatio
 
 
 class PixelAttackBase(Attack):
-    """What the attacks here share: a budget, input checks, and a model left as it was found."""
+    """
+    Base class of the attacks here: a budget, input checks, and a model left as it was found.
+
+    Arguments:
+        name (str): name of the attack.
+        model (nn.Module): model to attack.
+        budget (Budget): how far each pixel may move.
+
+    """
 
     def __init__(self, name: str, model: nn.Module, budget: Budget):
         check_within("eps", budget.eps, UNIT)
@@ -50,7 +58,8 @@ class PixelAttackBase(Attack):
         applied = self._normalization_applied
         try:
             with eval_mode(self.model):
-                return super().__call__(inputs, labels, *args, **kwargs)
+                adv: Tensor = super().__call__(inputs, labels, *args, **kwargs)
+                return adv
         finally:
             if self._normalization_applied is not applied:
                 self._set_normalization_applied(applied)
@@ -84,5 +93,5 @@ class PixelAttackBase(Attack):
 
 
 def check_alpha(alpha: float) -> float:
-    """Return a step size if it is one for images in [0, 1]."""
+    """Return alpha if it is a step size for images in [0, 1]."""
     return check_within("alpha", check_number("alpha", alpha, above=True), UNIT)

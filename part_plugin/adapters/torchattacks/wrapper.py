@@ -52,7 +52,7 @@ class PixelAttack(PixelAttackBase):
     ):
         eps = _linf_radius(attack)
         budget = make_budget(eps, eps_low, budget, **options)
-        if budget.eps > eps:
+        if budget.eps > eps * (1 + 1e-6):  # a radius in single precision may round up
             raise ValueError(f"budget reaches {budget.eps:g}, further than eps={eps:g} of {attack.attack}")
         super().__init__(f"PixelAttack[{attack.attack}]", attack.model, budget)
         self.base_attack = attack  # torchattacks passes every later setting on to an attribute like this
@@ -66,7 +66,7 @@ class PixelAttack(PixelAttackBase):
     @property
     def eps(self) -> float:
         """Radius of the wrapped attack, that of the important pixels."""
-        return self.base_attack.eps
+        return float(self.base_attack.eps)
 
     @eps.setter
     def eps(self, value: float) -> None:
@@ -89,7 +89,12 @@ class PixelAttack(PixelAttackBase):
 
 
 def _linf_radius(attack: Any) -> float:
-    """Return eps of an attack that a budget per pixel makes sense for, or say why it makes none."""
+    """Return eps of an attack that a budget per pixel makes sense for, or say why it makes none.
+
+    Raises:
+        TypeError: no torchattacks Attack.
+        ValueError: one of another norm, without a number eps, or with a budget per pixel already.
+    """
     if not isinstance(attack, Attack):
         raise TypeError(f"attack is a {type(attack).__name__}; a torchattacks Attack is needed")
     eps, norm = getattr(attack, "eps", None), getattr(attack, "norm", "Linf")

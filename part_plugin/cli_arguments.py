@@ -1,0 +1,118 @@
+"""What the command line's arguments mean: checked, and turned into what the commands work on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from .recipes.common import Samples
+from .recipes.datasets import DATASETS, as_tensors, load_dataset
+
+
+def overrides(settings: Sequence[str] | None) -> dict[str, Any]:
+    """Return {"lr": 0.02, ...} for ["lr=0.02", ...]; what is no JSON is text.
+
+    Args:
+        settings: what --set was given; the last of a name counts.
+
+    Raises:
+        ValueError: no equals sign.
+    """
+    values = {}
+    for setting in settings or []:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting!r} is not allowed; KEY=VALUE is needed, e.g. --set epochs=10")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
+
+
+def subset(dataset: Any, n: int, seed: int) -> Subset[Any]:
+    """Return `n` samples of a dataset, drawn and ordered at random with a `seed`.
+
+    Raises:
+        ValueError: more than there are, or none.
+    """
+    if not 0 < n <= len(dataset):
+        raise ValueError(f"--n {n} is not allowed; the dataset has {len(dataset)} samples and at least 1 is needed")
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    return Subset(dataset, order[:n].tolist())
+
+
+def runs(checkpoints: Sequence[Path], seeds: Sequence[int], out: Path, overwrite: bool) -> list[tuple[str, str, int]]:
+    """Return (name of the result, name of the checkpoint, seed) of every evaluation.
+
+    Args:
+        checkpoints: files, which name their results.
+        seeds: each checkpoint is evaluated with all of them, and if they are several, they are in the names.
+        out: directory of the results.
+        overwrite: whether results may be there already.
+
+    Raises:
+        ValueError: two results would have the same name.
+        FileExistsError: one is there already.
+    """
+    names = [path.stem for path in checkpoints]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two checkpoints are called {name!r}; their results would have the same name")
+    plan = [(f"{name}-seed{seed}" if len(seeds) > 1 else name, name, seed) for name in names for seed in seeds]
+    for run, _, _ in plan:
+        file = out / f"{run}.json"
+        if file.exists() and not overwrite:
+            raise FileExistsError(f"result file {str(file)!r} exists; pass --overwrite or another --out")
+    return plan
+
+
+def images_for(
+    descriptions: Mapping[str, Mapping[str, Any]], dataset: str | None, root: Path, download: bool, n: int | None
+) -> tuple[Tensor, Tensor]:
+    """Return test images (N, C, H, W) in [0, 1] and their classes (N,).
+
+    Args:
+        descriptions: those of the checkpoints, by their names.
+        dataset: its name; None is what the first checkpoint was trained on.
+        root: its directory.
+        download: whether to fetch missing files.
+        n: so many samples, the first, but drawn from an imagefolder, whose first images are all of one class.
+
+    Raises:
+        ValueError: no dataset is named, or one with classes that a network does not have.
+    """
+    first = next(iter(descriptions))
+    dataset = dataset or descriptions[first]["training"].get("dataset")
+    if dataset is None:
+        known = ", ".join(DATASETS)
+        raise ValueError(f"--dataset is missing, and checkpoint {first!r} does not say; choose from {known}")
+    samples: Samples = load_dataset(dataset, root, "test", download)
+    x, y = as_tensors(samples, n, 0 if dataset == "imagefolder" else None)
+    for name, description in descriptions.items():
+        if int(y.max()) >= (classes := description["num_classes"]):
+            raise ValueError(f"{dataset} has class {int(y.max())}, and checkpoint {name!r} has {classes} classes")
+    return x, y
+
+
+def networks_and_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the checkpoints among `paths` and the other files.
+
+    Raises:
+        ValueError: one of the two is missing, or two checkpoints have the same name.
+    """
+    networks = [path for path in paths if path.suffix in (".pt", ".pth")]
+    pictures = [path for path in paths if path not in networks]
+    if not networks or not pictures:
+        raise ValueError("at least one checkpoint (.pt) and one picture are needed")
+    names = [path.stem for path in networks]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two checkpoints are called {name!r}; their columns would have the same name")
+    return networks, pictures

@@ -1,0 +1,131 @@
+"""What `evaluate` can run: the base of all its entries, and the natural images.
+
+An entry turns a batch into flags, for one row of the result for each of its names.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..network.batching import within_memory
+from .attack_result import AttackResult, flags_from_text, flags_to_text
+from .common import correct, device_of
+from .state import State
+
+Rows = dict[str, tuple[Tensor, float]]
+"""Name of a row -> whether each sample of the batch is classified correctly, and the seconds that took."""
+
+
+class Entry(ABC):
+    """An attack, or none, that can be evaluated."""
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Names of the rows."""
+
+    @property
+    @abstractmethod
+    def eps(self) -> float | None:
+        """Largest radius, of images in [0, 1]; None if it is no number or not l_inf."""
+
+    @property
+    def eps_low(self) -> float | None:
+        """Smallest radius, that of unimportant pixels under Pixel-AG."""
+        return self.eps
+
+    @abstractmethod
+    def results(
+        self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, state: State, bar: tqdm[Any]
+    ) -> list[AttackResult]:
+        """Return one result per name.
+
+        Args:
+            model: network that returns logits (N, K), in eval mode.
+            x: images (N, C, H, W) in [0, 1], on the CPU.
+            y: class indices (N,), on the CPU.
+            batch_size: samples at a time.
+            state: where finished pieces are taken from and kept.
+            bar: progress, in samples.
+        """
+
+
+class ByBatch(Entry):
+    """An entry that goes through the samples batch by batch, each batch on its own."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> str:
+        """What runs, to read."""
+
+    @abstractmethod
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Rows:
+        """Return the flags of `model` on one batch of `images` and `labels`."""
+
+    def key(self, model: nn.Module) -> str:
+        """Return what tells its pieces, found on `model`, from those of other entries."""
+        return f"{self.names}/{self.settings}"
+
+    def results(
+        self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, state: State, bar: tqdm[Any]
+    ) -> list[AttackResult]:
+        """Return one result per name; batches that are in `state` already are taken from there."""
+        key, pieces = self.key(model), []
+        for first in range(0, len(x), batch_size):
+            batch = slice(first, first + batch_size)
+            pieces.append(state.get(f"{key}/{first}", partial(self.piece, model, x[batch], y[batch])))
+            bar.update(len(x[batch]))
+        return [
+            AttackResult(
+                name,
+                np.concatenate([flags_from_text(piece[name][0]) for piece in pieces]),
+                sum(piece[name][1] for piece in pieces),
+                self.eps,
+                self.eps_low,
+                self.settings,
+                self.warnings(pieces),
+            )
+            for name in self.names
+        ]
+
+    def warnings(self, pieces: list[dict[str, Any]]) -> list[str]:
+        """Return what is to be known of all batches, of which `pieces` holds what `piece` returned."""
+        return []
+
+    def split(self, run: Callable[[slice], Rows], model: nn.Module, images: Tensor) -> list[Rows]:
+        """Call `run`, which calls `model`, on the rows of `images`, in as few parts as memory allows."""
+        return within_memory(run, len(images))
+
+    def piece(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Return the flags of `model` on a batch of `images` and `labels`, and their seconds, as plain data."""
+        device = device_of(model)
+        images, labels = images.to(device), labels.to(device)
+        parts = self.split(lambda rows: self.run(model, images[rows], labels[rows]), model, images)
+        return {
+            name: (
+                "".join(flags_to_text(part[name][0].cpu().numpy()) for part in parts),
+                sum(part[name][1] for part in parts),
+            )
+            for name in self.names
+        }
+
+
+class Natural(ByBatch):
+    """No attack at all."""
+
+    names = ("natural",)
+    eps = 0.0
+    settings = "the images as they are"
+
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Rows:
+        """Return the flags of one batch."""
+        began = time.perf_counter()
+        return {"natural": (correct(model, images, labels), time.perf_counter() - began)}

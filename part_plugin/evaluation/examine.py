@@ -1,0 +1,72 @@
+"""What is evaluated: whether any accuracy can be true of a model, and a card that tells it from all others."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_class_range
+from ..network.view import logits_of
+from .common import digest, fingerprint
+
+
+def examine(model: nn.Module, images: Tensor, y: Tensor, strict: bool) -> list[str]:
+    """Look for what makes every accuracy meaningless; refuse such a model, or return what is wrong with it.
+
+    Args:
+        model: in eval mode.
+        images: the first few, (N, C, H, W), on the model's device.
+        y: all labels, class indices.
+        strict: whether to refuse it.
+
+    Raises:
+        ValueError: such a model, labels without a logit, logits that are not finite.
+    """
+    with torch.no_grad():
+        logits, repeated = logits_of(model, images), logits_of(model, images)
+        alone = logits_of(model, images[:1])
+    check_class_range(y, logits.shape[1])
+    if not logits.isfinite().all():
+        raise ValueError("the model's logits are not finite on the first images")
+    scale = 1e-3 * (1 + float(logits.abs().max()))
+    wrong = []
+    if (logits - repeated).abs().max() > scale:
+        wrong.append("the model's logits change from call to call, as in a randomised defence")
+    elif (logits[:1] - alone).abs().max() > scale:
+        wrong.append("the model's logits of an image depend on the other images of the batch")
+    if logits.min() >= 0 and ((logits.sum(1) - 1).abs() < 1e-5).all():
+        wrong.append("the model's output is a probability distribution; attacks need the logits")
+    if wrong and strict:
+        raise ValueError(f"{wrong[0]} (strict=False evaluates it all the same)")
+    return wrong
+
+
+def card_of(
+    model: nn.Module, x: Tensor, y: Tensor, names: list[str], eps: float, seed: int, batch_size: int
+) -> dict[str, Any]:
+    """Return what was evaluated, as plain data that tells it from everything else.
+
+    `model`, `x`, `y`, `eps`, `seed` and `batch_size` are those of `evaluate`, `names` those of the attacks.
+    """
+    packages = ("part_plugin", "torch", "pyautoattack", "torchattacks", "adversarial-robustness-toolbox")
+    return {
+        "weights": fingerprint(model),
+        "data": digest([x, y]),
+        "n": len(x),
+        "eps": eps,
+        "norm": "Linf",
+        "seed": seed,
+        "batch_size": batch_size,
+        "attacks": names,
+        "versions": {package: _version(package) for package in packages},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

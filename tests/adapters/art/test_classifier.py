@@ -1,0 +1,94 @@
+"""What is asked of ART's classifier, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from adapters.art.helpers import classify
+from art.defences.preprocessor import FeatureSqueezing
+from conftest import SmallNet
+from torch import nn
+
+from part_plugin import PixelEvasionAttack, PixelProjectedGradientDescent
+from part_plugin.adapters.art.classifier import (
+    classifier_clip,
+    classifier_criterion,
+    classifier_view,
+    preprocessed,
+)
+
+
+def test_the_view_is_the_network_behind_its_preprocessing(digits_net, batch):
+    mean, std = np.array([0.25], np.float32), np.array([0.5], np.float32)
+    classifier = classify(digits_net, preprocessing=(mean, std))
+    images = batch[0].requires_grad_()
+    assert torch.equal(preprocessed(classifier, images), (images - 0.25) / 0.5)
+    logits = classifier_view(classifier)(images)
+    assert torch.equal(logits, digits_net((images - 0.25) / 0.5))
+    assert np.array_equal(logits.detach().numpy(), classifier.predict(images.detach().numpy()))
+    gradient = torch.autograd.grad(logits.sum(), images)[0]
+    assert (gradient != 0).any()
+
+
+@pytest.mark.parametrize(
+    ("loss", "by_hand"),
+    [
+        (nn.CrossEntropyLoss(), lambda z, y: -z.log_softmax(1)[range(16), y].mean()),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), lambda z, y: nn.functional.cross_entropy(z, y, label_smoothing=0.1)),
+        (nn.MultiMarginLoss(), lambda z, y: nn.functional.multi_margin_loss(z, y)),
+        (nn.MSELoss(), lambda z, y: (z - torch.eye(10)[y]).square().mean()),  # ART leaves it one-hot labels
+        (nn.MultiLabelSoftMarginLoss(), lambda z, y: -(torch.eye(10)[y] * 2 * z - z).sigmoid().log().mean()),
+    ],
+)
+def test_the_criterion_is_the_classifiers_own_loss(digits_net, batch, loss, by_hand):
+    logits = digits_net(batch[0]).detach()
+    criterion = classifier_criterion(classify(digits_net, loss=loss))
+    torch.testing.assert_close(criterion(logits, batch[1]), by_hand(logits, batch[1]))
+
+
+def test_the_clip_range_may_differ_by_channel():
+    low, high = np.array([0.0, -1.0, 0.0]).reshape(3, 1, 1), np.array([1.0, 1.0, 255.0]).reshape(3, 1, 1)
+    found = classifier_clip(classify(SmallNet(3), clip_values=(low, high)))
+    assert [bound.dtype for bound in found] == [torch.float32] * 2
+    assert np.array_equal(found[0], low)
+    assert np.array_equal(found[1], high)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda net: net, TypeError, "classifier is a SmallNet; an ART PyTorchClassifier is needed"),
+        (
+            lambda net: classify(net, clip_values=None),
+            ValueError,
+            "clip_values=None leaves the range of the images open; give it to PyTorchClassifier",
+        ),
+        (
+            lambda net: classify(net, channels_first=False),
+            ValueError,
+            "channels_first=False is not supported; images of shape (N, C, H, W) are needed",
+        ),
+        (
+            lambda net: classify(net, preprocessing_defences=FeatureSqueezing(clip_values=(0, 1))),
+            ValueError,
+            "preprocessing defence FeatureSqueezing is not supported; only preprocessing=(mean, std) is",
+        ),
+    ],
+)
+def test_classifiers_that_are_refused(digits_net, make, error, message):
+    with pytest.raises(error) as caught:
+        PixelProjectedGradientDescent(make(digits_net))
+    assert str(caught.value) == message
+
+
+def test_mixed_precision_is_refused(digits_net):
+    classifier = classify(digits_net)
+    classifier._use_amp = True  # ART itself asks for NVIDIA Apex before it sets this
+    with pytest.raises(ValueError) as caught:
+        PixelProjectedGradientDescent(classifier)
+    assert str(caught.value) == "use_amp=True is not supported; it relies on NVIDIA Apex"
+
+
+def test_what_is_no_attack():
+    with pytest.raises(TypeError) as caught:
+        PixelEvasionAttack("PGD")
+    assert str(caught.value) == "attack is a str; an ART EvasionAttack is needed"

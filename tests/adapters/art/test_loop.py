@@ -1,0 +1,174 @@
+"""The epochs of the ART trainers."""
+
+import json
+import logging
+import sys
+
+import numpy as np
+import pytest
+import torch
+from adapters.art.helpers import EPS, Terminal, classify, fresh, pgd
+from conftest import SmallNet
+from torch import nn
+
+from part_plugin import (
+    AT,
+    PART,
+    PARTTrainer,
+    evaluate,
+)
+
+
+def test_validation_accuracy_is_that_on_raw_images(dataset):
+    """ART's TRADES trainer normalises its validation images twice; here they are normalised once."""
+    x, y = dataset
+    classifier = fresh(preprocessing=(0.3, 0.4))
+    trainer = PARTTrainer(classifier, pgd(classifier))
+    trainer.fit(x[:700], y[:700], nb_epochs=2, verbose=False, validation_data=(x[1400:], y[1400:]))
+    by_hand = np.mean(classifier.predict(x[1400:]).argmax(1) == y[1400:])
+    assert trainer.history[-1]["val_natural"] == pytest.approx(by_hand)
+    normalised = nn.Sequential(nn.Identity(), classifier.model)
+    normalised[0].forward = lambda images: (images - 0.3) / 0.4
+    robust = evaluate(normalised, x[1400:], y[1400:], eps=EPS, attacks=["pgd10"], verbose=False)
+    assert trainer.history[-1]["val_pgd10"] == pytest.approx(robust["pgd10"].accuracy, abs=0.02)
+
+
+def test_validation_equals_pgd_by_hand(dataset):
+    """In parts of 256, in eval mode, at full eps where the budget is lower, by the classifier's own loss."""
+    x, y = dataset[0][1400:1750], dataset[1][1400:1750]
+    classifier = fresh(loss=nn.CrossEntropyLoss(label_smoothing=0.5))
+    trainer = PARTTrainer(classifier, pgd(classifier), eps_low=0.0, burn_in=0)
+    trainer.fit(dataset[0][:256], dataset[1][:256], nb_epochs=2, verbose=False, validation_data=(x, y))
+    part = PART(
+        AT(nn.CrossEntropyLoss(label_smoothing=0.5)), eps=EPS, eps_low=EPS, alpha=EPS / 4, steps=10, burn_in=0, seed=0
+    )
+    natural, robust = 0, 0
+    for rows in torch.arange(350).split(256):
+        images, labels = torch.from_numpy(x)[rows], torch.from_numpy(y)[rows]
+        natural += int((classifier.model(images).argmax(1) == labels).sum())
+        robust += int((classifier.model(part.perturb(classifier.model, images, labels)).argmax(1) == labels).sum())
+    assert trainer.history[-1]["val_natural"] == natural / 350
+    assert trainer.history[-1]["val_pgd10"] == robust / 350
+
+
+def test_validation_does_not_change_the_training(dataset):
+    weights = []
+    for validation in (None, (dataset[0][1700:], dataset[1][1700:])):
+        classifier = fresh()
+        trainer = PARTTrainer(classifier, pgd(classifier))
+        trainer.fit(dataset[0][:128], dataset[1][:128], nb_epochs=2, verbose=False, validation_data=validation)
+        assert trainer.history[-1]["zero_gradient"] == 0
+        weights.append(classifier.model.head.weight)
+    assert torch.equal(*weights)
+
+
+def test_ratio(dataset):
+    """With half the batch attacked the loss lies between that on natural images and that on attacked ones."""
+    losses = {}
+    for ratio in (0.01, 0.5, 1.0):
+        classifier = fresh()
+        trainer = PARTTrainer(classifier, pgd(classifier), ratio=ratio, burn_in=0)
+        trainer.fit(dataset[0][:512], dataset[1][:512], nb_epochs=3, verbose=False)
+        losses[ratio] = trainer.history[-1]["loss"]
+    assert losses[0.01] < losses[0.5] < losses[1.0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),
+        lambda o: torch.optim.lr_scheduler.SequentialLR(
+            o, [torch.optim.lr_scheduler.ConstantLR(o, 1.0), torch.optim.lr_scheduler.ExponentialLR(o, 0.5)], [0]
+        ),
+    ],
+)
+def test_schedulers_step_every_epoch(dataset, make):
+    classifier = fresh()
+    trainer = PARTTrainer(classifier, pgd(classifier, max_iter=1))
+    trainer.fit(dataset[0][:64], dataset[1][:64], nb_epochs=3, verbose=False, scheduler=make(classifier.optimizer))
+    assert [record["lr"] for record in trainer.history] == pytest.approx([0.05, 0.025, 0.0125])
+
+
+def test_a_scheduler_that_wants_the_loss_gets_it(dataset):
+    classifier = fresh()
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(classifier.optimizer)
+    trainer = PARTTrainer(classifier, pgd(classifier, max_iter=1))
+    trainer.fit(dataset[0][:64], dataset[1][:64], nb_epochs=3, verbose=False, scheduler=scheduler)
+    assert scheduler.last_epoch == 3
+    assert scheduler.best == pytest.approx(min(record["loss"] for record in trainer.history))
+
+
+def test_a_log_is_not_flooded(dataset, capsys):
+    classifier = fresh()
+    PARTTrainer(classifier, pgd(classifier, verbose=True)).fit(dataset[0][:64], dataset[1][:64], nb_epochs=1)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_is_shown_where_somebody_looks(dataset, monkeypatch):
+    classifier = fresh()
+    x, y = dataset[0][:128], dataset[1][:128]
+    trainer = PARTTrainer(classifier, pgd(classifier), burn_in=1)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    trainer.fit(x, y, nb_epochs=2, validation_data=(x, y), verbose=False)
+    assert sys.stderr.getvalue() == ""
+    trainer.fit(x, y, nb_epochs=2, validation_data=(x, y))
+    shown = sys.stderr.getvalue()
+    for record in trainer.history:
+        assert f"val_natural={record['val_natural']:.1%}, val_pgd10={record['val_pgd10']:.1%}" in shown
+    first = trainer.history[0]
+    assert f"loss={first['loss']:.3f}, adv={first['adv_accuracy']:.1%}" in shown  # one batch is the whole epoch
+    for word in ("PART burn-in epoch 1", "PART epoch 2", "loss=", "adv=", "val_natural=", "val_pgd10="):
+        assert word in shown, word
+
+
+def test_maps_without_signal_are_reported(dataset, caplog):
+    classifier = fresh()
+    nn.init.zeros_(classifier.model.head.weight)
+    classifier.model.head.weight.requires_grad_(False)
+    trainer = PARTTrainer(classifier, pgd(classifier), burn_in=0)
+    trainer.fit(dataset[0][:64], dataset[1][:64], nb_epochs=1, verbose=False)
+    assert trainer.history[0]["no_signal"] == 1
+    assert [record.message for record in caplog.records if "maps" in record.message] == [
+        "100% of the maps had no signal; those samples kept the full eps"
+    ]
+
+
+def test_a_model_that_masks_its_gradient_is_reported(dataset, caplog):
+    class Quantised(SmallNet):
+        def forward(self, x):
+            return super().forward((8 * x).round() / 8)
+
+    torch.manual_seed(0)
+    classifier = classify(Quantised())
+    trainer = PARTTrainer(classifier, pgd(classifier), burn_in=0)
+    trainer.fit(dataset[0][:64], dataset[1][:64], nb_epochs=1, verbose=False)
+    assert trainer.history[0]["zero_gradient"] == 1
+    assert [record.message for record in caplog.records if "gave" in record.message] == [
+        "100% of the samples gave the attack no gradient"
+    ]
+
+
+def test_an_epoch_is_logged(dataset, caplog):
+    classifier = fresh()
+    trainer = PARTTrainer(classifier, pgd(classifier), burn_in=0)
+    with caplog.at_level(logging.INFO, "part_plugin"):
+        trainer.fit(dataset[0][:64], dataset[1][:64], nb_epochs=1, verbose=False)
+    record = trainer.history[0]
+    assert record["no_signal"] == record["zero_gradient"] == 0
+    expected = " ".join(f"{name}: {value:.4g}" for name, value in record.items())
+    assert [line.message for line in caplog.records if line.name == "part_plugin.adapters.art.loop"] == [expected]
+
+
+def test_every_epoch_leaves_a_line_of_json(dataset, tmp_path):
+    classifier = fresh()
+    trainer = PARTTrainer(classifier, pgd(classifier), log_path=tmp_path / "log.jsonl")
+    trainer.fit(dataset[0][:64], dataset[1][:64], nb_epochs=3, verbose=False)
+    trainer.fit(dataset[0][:64], dataset[1][:64], nb_epochs=1, verbose=False, validation_data=dataset)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4  # a second fit goes on
+    trainer.log_path = tmp_path / "other.jsonl"
+    trainer.fit(dataset[0][:64], dataset[1][:64], nb_epochs=3, verbose=False)
+    lines = [json.loads(line) for line in (tmp_path / "other.jsonl").read_text().splitlines()]
+    assert lines == trainer.history
+    assert set(lines[0]) == {"epoch", "lr", "loss", "adv_accuracy", "no_signal", "zero_gradient", "seconds"}
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert set(last) == {*lines[0], "val_natural", "val_pgd10"}

@@ -1,0 +1,53 @@
+"""The network that is trained where no surrogate is given."""
+
+import pytest
+import torch
+from conftest import assert_untouched, snapshot
+from evaluation.conftest import EPS
+from torch import nn
+
+from part_plugin import PART
+from part_plugin.evaluation.surrogate import _small_network, train_surrogate
+from part_plugin.network.view import logits_of
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    return digits[0][1400:1408]
+
+
+def test_it_is_adversarial_training_on_what_the_model_predicts(narrow_net, few):
+    """Written out: 300 steps of Adam at 3e-3 on AT with three steps of eps / 2, on batches drawn with the seed."""
+    before, state = snapshot(narrow_net), torch.random.get_rng_state()
+    network = train_surrogate(narrow_net, few, EPS, batch_size=5, seed=3)
+    assert_untouched(narrow_net, before)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with torch.no_grad():
+        classes = narrow_net(few).argmax(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        expected = _small_network(1, 10)
+        part = PART(eps=EPS, eps_low=EPS, alpha=EPS / 2, steps=3, burn_in=0, seed=3)
+        optimizer = torch.optim.Adam(expected.parameters(), lr=3e-3)
+        for _ in range(300):
+            rows = torch.randint(8, (8,))
+            optimizer.zero_grad()
+            part.loss(expected.train(), few[rows], classes[rows]).backward()
+            optimizer.step()
+    for name, value in expected.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
+    assert not any(module.training for module in network.modules())
+    with torch.no_grad():
+        assert (network(few).argmax(1) == classes).all()
+
+
+def test_it_is_small_and_of_another_kind():
+    network = _small_network(3, 7)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels, c.stride[0]) for c in convolutions] == [
+        (3, 32, 1),
+        (32, 64, 2),
+        (64, 64, 1),
+        (64, 128, 2),
+    ]
+    assert logits_of(network, torch.rand(2, 3, 8, 8)).shape == (2, 7)

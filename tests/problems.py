@@ -1,0 +1,38 @@
+"""Random attack problems for property-based tests, and what must hold of every answer."""
+
+import torch
+from hypothesis import strategies as st
+
+
+def within(images, adv, radii, clip):
+    """Inside the budget and the clip range, but for one unit in the last place of the image."""
+    ulp = torch.finfo(images.dtype).eps * torch.maximum(images.abs(), adv.abs())
+    assert adv.isfinite().all()
+    assert ((adv - images).abs() <= radii + ulp).all()
+    assert (adv >= clip[0]).all()
+    assert (adv <= clip[1]).all()
+
+
+@st.composite
+def problems(draw):
+    """Random images, radii and clip ranges of any shape, scale and precision."""
+    seed = draw(st.integers(0, 2**31))
+    generator = torch.Generator().manual_seed(seed)
+    dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+    n, c, h, w = (draw(st.integers(1, most)) for most in (4, 3, 7, 7))
+    low = draw(st.sampled_from([0.0, -1.0, -2.5]))
+    high = low + draw(st.sampled_from([1.0, 2.0, 255.0]))
+    images = (low + (high - low) * torch.rand(n, c, h, w, generator=generator, dtype=torch.float64)).to(dtype)
+    eps = draw(st.floats(0, 0.5)) * (high - low)
+    shape = draw(st.sampled_from([(n, 1, h, w), (n, c, h, w), (1, 1, 1, 1)]))
+    kind = draw(st.sampled_from(["two values", "any", "zeros and eps", "equal"]))
+    fraction = torch.rand(shape, generator=generator, dtype=torch.float64)
+    eps_low = draw(st.floats(0, 1))
+    fraction = {
+        "two values": torch.where(fraction > 0.7, 1.0, eps_low),
+        "any": fraction,
+        "zeros and eps": (fraction > 0.5).double(),
+        "equal": torch.ones_like(fraction),
+    }[kind]
+    radii = (eps * fraction).to(dtype)
+    return images.clamp(low, high), radii, float(radii.max()), (low, high), generator

@@ -1,0 +1,262 @@
+"""One sentence for each wrong argument, and nothing said of a right one."""
+
+import re
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from part_plugin.checks import (
+    check_batch,
+    check_choice,
+    check_class_range,
+    check_clip,
+    check_count,
+    check_eps_pair,
+    check_images,
+    check_number,
+    check_within,
+    class_indices,
+    parse_radius,
+    radius_text,
+    warn_of_unusual,
+)
+
+NAN, INF = float("nan"), float("inf")
+
+
+def refused(error, message, function, *args, **options):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        function(*args, **options)
+
+
+def test_numbers():
+    for value in (0, 0.0, 1, 0.5, np.float32(0.5), np.int64(3), Fraction(1, 2)):
+        found = check_number("x", value)
+        assert type(found) is float
+        assert found == value
+    assert check_number("x", -3, None) == -3
+    assert check_number("x", 1, 0, high=1) == 1
+    for value, options, message in (
+        (-0.1, {}, "x=-0.1 is not allowed; it must be >= 0"),
+        (NAN, {}, "x=nan is not allowed; it must be >= 0"),
+        (INF, {}, "x=inf is not allowed; it must be finite and >= 0"),
+        (0, {"above": True}, "x=0 is not allowed; it must be > 0"),
+        (0.4, {"low": 0.5, "above": True}, "x=0.4 is not allowed; it must be > 0.5"),
+        (2, {"high": 1.5}, "x=2 is not allowed; it must be >= 0 and <= 1.5"),
+        (2, {"low": None, "high": 1}, "x=2 is not allowed; it must be finite and <= 1"),
+        (-INF, {"low": None}, "x=-inf is not allowed; it must be finite"),
+    ):
+        refused(ValueError, message, check_number, "x", value, **options)
+    for value, kind in (("1", "str"), (None, "NoneType"), (True, "bool"), (torch.tensor(1.0), "Tensor"), ([1], "list")):
+        refused(TypeError, f"x={value!r} is a {kind}; a number is needed", check_number, "x", value)
+
+
+def test_counts():
+    for value in (1, 5, np.int32(4)):
+        found = check_count("n", value)
+        assert type(found) is int
+        assert found == value
+    assert check_count("n", 0, 0) == 0
+    refused(ValueError, "n=0 is not allowed; it must be >= 1", check_count, "n", 0)
+    refused(ValueError, "n=2 is not allowed; it must be >= 3", check_count, "n", 2, 3)
+    for value, kind in ((1.0, "float"), (True, "bool"), ("1", "str")):
+        refused(TypeError, f"n={value!r} is a {kind}; an integer is needed", check_count, "n", value)
+
+
+def test_choices():
+    assert check_choice("c", "b", ("a", "b")) == "b"
+    refused(ValueError, "c='x' is not known; choose from 'a', 'b'", check_choice, "c", "x", ("a", "b"))
+
+
+def test_pairs_of_radii():
+    for pair in ((0.2, 0.1), (0.2, 0.2), (0, 0), (0.2, None)):
+        check_eps_pair(*pair)
+    refused(ValueError, "eps_low=0.3 is larger than eps=0.2; it must be <= eps", check_eps_pair, 0.2, 0.3)
+    refused(ValueError, "eps=-1 is not allowed; it must be >= 0", check_eps_pair, -1, None)
+    refused(ValueError, "eps_low=-1 is not allowed; it must be >= 0", check_eps_pair, 1, -1)
+
+
+def test_clips():
+    low, high = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    for clip in ((0, 1), (-2.5, 255.0), [0, 1], (low, high)):
+        found = check_clip(clip)
+        assert type(found) is tuple
+        assert found[0] is clip[0]
+        assert found[1] is clip[1]
+    for clip in (0.5, None, (0,), (0, 1, 2), ("a", "b"), "01x"):
+        message = f"clip={clip!r} is not a pair; (smallest, largest) pixel value is needed, e.g. (0, 1)"
+        refused(TypeError, message, check_clip, clip)
+    for clip in ((NAN, 1), (0, INF), (1, 0), (1, 1), (low, 0 * high)):
+        message = f"clip={clip!r} is not allowed; two finite bounds are needed, the first below the second"
+        refused(ValueError, message, check_clip, clip)
+
+
+def test_radii_that_fit_the_range():
+    for radius, clip in ((0.3, (0, 1)), (1, (0, 1)), (8, (0, 255)), (2, (-1, 1)), (1 + 1e-7, (0, 1)), (0, (0, 1))):
+        assert check_within("eps", radius, clip) == radius
+    channels = (torch.zeros(3, 1, 1), torch.tensor([1.0, 3.0, 2.0]).reshape(3, 1, 1))
+    assert check_within("eps", 3, channels) == 3
+    for radius, clip, message in (
+        (8, (0, 1), "eps=8 is larger than the range of the images, 1; did you mean 8/255?"),
+        (1.001, (0.0, 1.0), "eps=1.001 is larger than the range of the images, 1; did you mean 1.001/255?"),
+        (8, (-1, 1), "eps=8 is larger than the range of the images, 2"),
+        (256, (0, 255), "eps=256 is larger than the range of the images, 255"),
+        (INF, (0, 255), "eps=inf is larger than the range of the images, 255"),
+        (3.5, channels, "eps=3.5 is larger than the range of the images, 3"),
+    ):
+        refused(ValueError, message, check_within, "eps", radius, clip)
+
+
+def test_radii_as_text():
+    for value, expected in (("8/255", 8 / 255), (" 8 / 255 ", 8 / 255), ("0.03", 0.03), (0.5, 0.5), (0, 0), ("1", 1)):
+        assert parse_radius("eps", value) == expected
+    for value in ("8", "-1/255", "x", "1/0", "", NAN, INF, 1.5, "nan", "1e400", "1/2/3"):
+        message = f"eps={value!r} is not a radius; it must be in [0, 1], as a number or as in '8/255'"
+        refused(ValueError, message, parse_radius, "eps", value)
+    for value, kind in ((None, "NoneType"), (True, "bool"), ([1], "list")):
+        message = f"eps={value!r} is a {kind}; a number or text such as '8/255' is needed"
+        refused(TypeError, message, parse_radius, "eps", value)
+
+
+def test_radii_as_people_write_them():
+    assert radius_text(8 / 255) == "8/255 (0.03137)"
+    assert radius_text(8 / 255, 7 / 255) == "8/255 (0.03137) and 7/255 (0.02745)"
+    assert radius_text(0.1, 0.1) == radius_text(0.1) == "25.5/255 (0.1)"
+    assert radius_text(None) == "not l_inf"
+
+
+def test_radii_that_are_8_255_but_for_their_rounding():
+    def caller(eps):
+        warn_of_unusual(eps)
+
+    for eps in (0.031, 0.03, 0.033):
+        message = f"eps={eps:g} is not the usual radius 8/255 = 0.03137; pass eps='8/255' if that is meant"
+        with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as record:
+            caller(eps)
+        assert record[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for eps in (8 / 255, 8 / 255 + 1e-7, 0.1, 4 / 255, 0.0293):
+            caller(eps)
+
+
+def test_images():
+    good = torch.rand(2, 3, 4, 4)
+    for images, clip in (
+        (good, (0, 1)),
+        (good - 5e-5, (0, 1)),
+        (good + 5e-5, (0, 1)),
+        (255 * good, (0, 255)),
+        (good.bfloat16(), (0, 1)),
+        (good, (torch.zeros(3, 1, 1), torch.tensor([0.5, 1.0, 0.5]).reshape(3, 1, 1))),
+    ):
+        check_images(images, clip)
+    high, low, dark = good.clone(), good.clone(), good.clone()
+    high[0, 0, 0, 0], low[0, 0, 0, 0], dark[0, 0, 0, 0] = 1.001, -0.5, -INF
+    refused(
+        ValueError,
+        f"images span [{float(high.min()):.4g}, 1.001]; allowed is [0, 1]; hint",
+        check_images,
+        high,
+        hint="; hint",
+    )
+    refused(ValueError, f"images span [-0.5, {float(low.max()):.4g}]; allowed is [0, 1]", check_images, low)
+    refused(ValueError, f"images span [-0.5, {float(low.max()):.4g}]; allowed is [0, 255]", check_images, low, (0, 255))
+    refused(ValueError, "images contain NaN or infinite values; they must be finite", check_images, dark)
+    refused(ValueError, "images contain NaN or infinite values; they must be finite", check_images, good * NAN)
+
+
+def test_batches():
+    check_batch(torch.rand(1, 1, 1, 1).double())
+    message = "images are {}; a floating-point tensor is needed (uint8 / 255 for pictures)"
+    refused(TypeError, message.format("torch.uint8"), check_batch, torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
+    refused(TypeError, message.format("ndarray"), check_batch, np.zeros((1, 1, 4, 4)))
+    for shape in ((1, 4, 4), (0, 1, 4, 4), (1, 1, 1, 4, 4)):
+        message = f"images have shape {shape}; (N, C, H, W) with N >= 1 is needed"
+        refused(ValueError, message, check_batch, torch.zeros(shape))
+
+
+def test_labels():
+    expected = torch.tensor([2, 0, 1])
+    for labels in (
+        expected,
+        expected[:, None],
+        expected.int(),
+        expected.float(),
+        expected.numpy(),
+        [2, 0, 1],
+        torch.nn.functional.one_hot(expected, 4),
+        torch.nn.functional.one_hot(expected, 3).double(),
+    ):
+        found = class_indices(labels, 3)
+        assert found.dtype == torch.long
+        assert torch.equal(found, expected)
+    assert torch.equal(class_indices(expected, 3, 3), expected)
+    soft = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
+    for labels, classes, error, message in (
+        (expected, 2, ValueError, "labels contain class 2; allowed is 0 to 1"),
+        (-expected, None, ValueError, "labels contain class -2; allowed is 0 and above"),
+        (expected[:2], None, ValueError, "labels have shape (2,); expected (3,), (3, 1) or (3, K)"),
+        (torch.zeros(2, 3), None, ValueError, "labels have shape (2, 3); expected (3,), (3, 1) or (3, K)"),
+        (torch.zeros(3, 2, 2), None, ValueError, "labels have shape (3, 2, 2); expected (3,), (3, 1) or (3, K)"),
+        (soft, None, ValueError, "labels of shape (3, 2) are not one-hot; each row needs a single 1"),
+        (torch.ones(3, 2), None, ValueError, "labels of shape (3, 2) are not one-hot; each row needs a single 1"),
+        (torch.zeros(3, 2), None, ValueError, "labels of shape (3, 2) are not one-hot; each row needs a single 1"),
+        (expected + 0.5, None, ValueError, "labels are not whole numbers; class indices are needed"),
+        (expected * NAN, None, ValueError, "labels are not whole numbers; class indices are needed"),
+        (None, None, TypeError, "labels are a NoneType; a tensor of class indices is needed"),
+        ("abc", None, TypeError, "labels are a str; a tensor of class indices is needed"),
+    ):
+        refused(error, message, class_indices, labels, 3, classes)
+
+
+def test_class_ranges():
+    check_class_range(torch.tensor([0, 9]), 10)
+    refused(ValueError, "labels contain class 10; allowed is 0 to 9", check_class_range, torch.tensor([0, 10]), 10)
+    refused(ValueError, "labels contain class -1; allowed is 0 to 9", check_class_range, torch.tensor([-1, 10]), 10)
+
+
+def message(error, call, *args, **kwargs):
+    with pytest.raises(error) as caught:
+        call(*args, **kwargs)
+    assert type(caught.value) is error
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "radius"),
+    [
+        ("8/255", 8 / 255),
+        (" 8 / 255 ", 8 / 255),
+        ("0.03", 0.03),
+        ("1e-2", 0.01),
+        (0.1, 0.1),
+        (0, 0.0),
+        (1, 1.0),
+        ("0", 0.0),
+    ],
+)
+def test_parse_radius(value, radius):
+    parsed = parse_radius("eps", value)
+    assert parsed == radius
+    assert type(parsed) is float
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x", "", "1/0", "8/", "8/255/2", "-1/255", -0.1, "nan", float("nan"), "inf", "1e999", 8, "__import__('os')"],
+)
+def test_parse_radius_refuses(value):
+    assert message(ValueError, parse_radius, "eps_low", value) == (
+        f"eps_low={value!r} is not a radius; it must be in [0, 1], as a number or as in '8/255'"
+    )
+
+
+@pytest.mark.parametrize(("value", "kind"), [(None, "NoneType"), (True, "bool"), ([0.1], "list")])
+def test_parse_radius_refuses_other_types(value, kind):
+    assert message(TypeError, parse_radius, "eps", value) == (
+        f"eps={value!r} is a {kind}; a number or text such as '8/255' is needed"
+    )
