@@ -23,6 +23,13 @@ def test_threshold_is_that_of_the_paper(threshold):
     assert torch.equal(Threshold()(MAPS), Threshold(1.0)(MAPS))
 
 
+def test_a_pixel_at_the_threshold_is_not_above_it():
+    """Half zeros and half ones: mean and deviation 1/2, so that w = 1 where the map is 1."""
+    maps = torch.tensor([0.0, 1.0, 1.0, 0.0]).reshape(1, 1, 2, 2)
+    assert not Threshold(1.0)(maps).any()
+    assert torch.equal(Threshold(0.99)(maps), maps == 1)
+
+
 @pytest.mark.parametrize(("share", "count"), [(0.25, 10), (0.01, 1), (1e-6, 1), (1, 42), (0.5, 21)])
 def test_top_share_takes_as_many_pixels_of_every_image(share, count):
     found = TopShare(share)(MAPS)
