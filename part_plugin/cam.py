@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_batch, check_class_range, class_indices
-from .network.isolation import eval_mode, gradients_kept
+from .network.isolation import callers_own, isolated
 from .network.view import logits_of, without_wrappers
 from .plugins import map_libraries
 from .target_layers import ReshapeTransform, TargetLayers, as_maps, resolve_target_layers
@@ -129,7 +129,7 @@ def map_and_logits(
     if classes is not None:
         classes = class_indices(classes, len(images))
     model = without_wrappers(model)
-    with eval_mode(model):
+    with isolated(model, images) as model:
         images = images.detach().clone()  # from here on no one else's, and no tensor of inference_mode
         if isinstance(cam, str) and cam in METHODS:
             layers = resolve_target_layers(model, target_layers, images)
@@ -187,8 +187,8 @@ def _foreign_maps(
         layers = list(resolve_target_layers(model, target_layers, images).values())
         maps: Tensor = _library().library_maps(model, images, classes, cam, layers, reshape_transform)
         return maps
-    with gradients_kept(model):
-        return _checked(cam(model, images, classes), images)
+    with callers_own(model) as own:  # which the source may hold as well
+        return _checked(cam(own, images, classes), images)
 
 
 def _checked(maps: Any, images: Tensor) -> Tensor:

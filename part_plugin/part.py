@@ -14,8 +14,8 @@ from .attacks.projection import gaussian_start, seeded_generator, uniform_start
 from .checks import Clip, check_choice, check_clip, check_count, check_images, check_number, check_within, class_indices
 from .network.batching import in_parts
 from .network.fast import accelerated, check_fast
-from .network.isolation import eval_mode, frozen
-from .network.view import logits_of, without_replicas
+from .network.isolation import isolated
+from .network.view import logits_of
 from .objectives import Objective, ascent, make_objective
 from .pixel_budget import BudgetOptions, make_budget
 from .scheduled_budget import ScheduledBudget
@@ -144,8 +144,7 @@ class PART:
         check_images(x, self.clip)
         self.scheduled.check_important(important, x)
         y = class_indices(y, len(x))
-        model = without_replicas(model)
-        with eval_mode(model), frozen(model):
+        with isolated(model, x, channels_last=True) as model:
             x, y = x.detach().clone(), y.to(x.device).clone()  # also tensors made under inference_mode will do
             radii, natural_logits = self.scheduled.radii(model, x, y, index, important)
             with accelerated(model, x, self.fast) as attacked:
@@ -226,8 +225,7 @@ class PART:
             TypeError, ValueError, RuntimeError: see `loss`.
         """
         check_images(x, self.clip)
-        model = without_replicas(model)
-        with eval_mode(model), frozen(model):
+        with isolated(model, x, channels_last=True) as model:
             x, y = x.detach().clone(), class_indices(y, len(x)).to(x.device)
             self.scheduled.remembered(model, x, y, index)
 

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from .network.replica import original_of
 from .network.view import network_of
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def resolve_target_layers(model: nn.Module, target_layers: TargetLayers, images:
     """
     network = network_of(model)
     if target_layers is None:
-        by_size = _found.setdefault(network, {})
+        by_size = _found.setdefault(original_of(network), {})
         size = images.shape[1:]
         if size not in by_size:
             by_size[size] = _find_target_layer(model, network, images)
@@ -62,7 +63,7 @@ def _lookup(network: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
     if not isinstance(layer, nn.Module):
         raise TypeError(f"target_layers holds a {type(layer).__name__}; modules or dotted names are needed")
     for name, module in modules.items():
-        if module is layer:
+        if layer in (module, original_of(module)):
             return name, module
     raise ValueError(f"target_layers holds a {type(layer).__name__} that is not part of the model")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .isolation import eval_mode
+from .replica import original_of
 from .view import network_of, without_wrappers
 
 VALUES_AT_ONCE = 2**20
@@ -35,7 +36,7 @@ _largest: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionar
 def _largest_activation(model: nn.Module, images: Tensor) -> int:
     """Return how many values one image has at most, as it is or after any module; remembered."""
     network, size = network_of(model), images.shape[1:]
-    by_size = _largest.setdefault(network, {})
+    by_size = _largest.setdefault(original_of(network), {})
     if size not in by_size:
         values = [size.numel()]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .batching import rows_at_once
 from .fold import Pair, foldable_pairs, folded, folded_weights
+from .replica import original_of
 from .view import ModelView, logits_of, network_of
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ _compiled: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], _CompiledCopy | No
 def _compiled_copy(model: nn.Module, images: Tensor, pairs: Sequence[Pair]) -> _CompiledCopy | None:
     """Return the copy of the network that is compiled for such images, with today's weights; None if it cannot be."""
     network = network_of(model)
-    copies = _compiled.setdefault(network, {})
+    copies = _compiled.setdefault(original_of(network), {})
     key = (images.shape[1:], images.dtype, images.device, len(pairs))
     if key not in copies:
         copies[key] = None

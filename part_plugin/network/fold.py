@@ -11,12 +11,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from .replica import original_of
 from .view import logits_of, network_of
 
 logger = logging.getLogger(__name__)
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
-_pairs: WeakKeyDictionary[nn.Module, list[Pair]] = WeakKeyDictionary()
+_pairs: WeakKeyDictionary[nn.Module, list[tuple[str, str]]] = WeakKeyDictionary()
 
 
 def foldable_pairs(model: nn.Module, images: Tensor) -> list[Pair]:
@@ -27,15 +28,19 @@ def foldable_pairs(model: nn.Module, images: Tensor) -> list[Pair]:
     on trial and dropped if the logits move by more than rounding. The answer is remembered.
     """
     network = network_of(model)
-    if network not in _pairs:
+    original = original_of(network)
+    if original not in _pairs:
+        names = {module: name for name, module in network.named_modules()}
         sample = images[:2].detach()
         with torch.no_grad():
             candidates = _adjacent(model, network, sample)
             exact = logits_of(model, sample)
-            _pairs[network] = [pair for pair in candidates if _harmless(model, sample, exact, pair)]
-        if not _pairs[network]:
+            found = [pair for pair in candidates if _harmless(model, sample, exact, pair)]
+        if not found:
             logger.warning("fast='fold' finds nothing to fold in %s; it runs without", type(network).__name__)
-    return _pairs[network]
+        _pairs[original] = [(names[convolution], names[norm]) for convolution, norm in found]
+    modules: dict[str, Any] = dict(network.named_modules())
+    return [(modules[convolution], modules[norm]) for convolution, norm in _pairs[original]]
 
 
 def _adjacent(model: nn.Module, network: nn.Module, images: Tensor) -> list[Pair]:

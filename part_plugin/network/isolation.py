@@ -1,12 +1,74 @@
-"""The caller's network while it is attacked: in eval mode, frozen, and afterwards as it was before."""
+"""The caller's network while it is attacked: a replica of it, or itself in eval mode and afterwards as it was."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from .replica import is_separable, original_of, replicate
+from .view import ModelView, is_compiled, network_of, without_replicas
+
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_making_locks = threading.Lock()
+
+
+@contextmanager
+def isolated(model: nn.Module, images: Tensor, channels_last: bool = False) -> Iterator[nn.Module]:
+    """Yield what to attack in place of `model`, with gradients on, also inside `no_grad` and `inference_mode`.
+
+    That is a replica, so that the caller's network is never touched, not even while other threads use it. A network
+    that has none, and one that went through `torch.compile`, whose replica would be slow, is attacked itself, in eval
+    mode, by one thread at a time, and is afterwards as it was.
+
+    Args:
+        model: a network, or a view of one.
+        images: (N, C, H, W), one of which is sent through the network to see whether it has a replica.
+        channels_last: see `replicate`.
+
+    Raises:
+        RuntimeError: weights that were created under `inference_mode`.
+    """
+    model = without_replicas(model)
+    network = network_of(model)
+    _check_weights(network)
+    if original_of(network) is not network:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield model
+        return
+    first = images[:1].detach().clone()
+    if not is_compiled(model) and is_separable(network, lambda replica: _seen_like(model, replica)(first)):
+        with torch.inference_mode(False), torch.enable_grad():
+            yield _seen_like(model, replicate(network, channels_last))
+        return
+    with lock_of(network), eval_mode(model), frozen(model) if channels_last else nullcontext():
+        yield model
+
+
+@contextmanager
+def callers_own(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the caller's own network that `model` is or stands for, for code that may hold it by itself.
+
+    It is in eval mode, with gradients that are put back, and for one thread at a time.
+    """
+    network = original_of(network_of(model))
+    with lock_of(network), eval_mode(network), gradients_kept(network):
+        yield _seen_like(model, network)
+
+
+def lock_of(network: nn.Module) -> threading.RLock:
+    """Return the lock that those hold who change `network` for a while."""
+    with _making_locks:
+        return _locks.setdefault(network, threading.RLock())
+
+
+def _seen_like(model: nn.Module, network: nn.Module) -> nn.Module:
+    """Return a view of `network` like that which `model` is of its own."""
+    return ModelView(_seen_like(model.module, network), model.preprocess) if isinstance(model, ModelView) else network
 
 
 @contextmanager
@@ -20,11 +82,7 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     Raises:
         RuntimeError: weights that were created under `inference_mode`.
     """
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise RuntimeError(
-            "the model's weights were created under inference_mode, so nothing can be differentiated: "
-            "create or load the model outside it (Lightning: Trainer(inference_mode=False))"
-        )
+    _check_weights(model)
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -67,3 +125,16 @@ def gradients_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, gradient in saved:
             parameter.grad = gradient
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Raise if nothing can be differentiated.
+
+    Raises:
+        RuntimeError: weights that were created under `inference_mode`.
+    """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise RuntimeError(
+            "the model's weights were created under inference_mode, so nothing can be differentiated: "
+            "create or load the model outside it (Lightning: Trainer(inference_mode=False))"
+        )

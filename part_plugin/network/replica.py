@@ -1,70 +1,102 @@
 """A network for the attack: new module objects over the caller's own weights, so that the caller's are never touched.
 
 As `torch.nn.DataParallel` makes its replicas: every module is a new object of the same class, its parameters are the
-caller's own memory without a gradient, its buffers the caller's own. What it is told (eval mode, hooks, another memory
-layout, a folded batch norm) the caller's network never hears of, so that nothing has to be put back, also when other
-threads use the network meanwhile.
+caller's own memory without a gradient, its buffers the caller's own. What a replica is told (eval mode, hooks, a folded
+batch norm, another memory layout) the caller's network never hears of, so that nothing has to be put back, also when
+other threads use the network meanwhile.
 """
 
 from __future__ import annotations
 
 import functools
+import operator
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import MethodType
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-T = TypeVar("T")
-_originals: WeakKeyDictionary[nn.Module, ref[nn.Module]] = WeakKeyDictionary()
-
-
-class CannotReplicate(Exception):
-    """A network of which no replica can be made."""
+_ORIGINAL = "_part_plugin_original"
+_OWN = frozenset(vars(nn.Module()))  # what every module has of its own: hooks, submodules, modes
+_separable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def replicate(network: nn.Module) -> nn.Module:
+def replicate(network: nn.Module, channels_last: bool = False) -> nn.Module:
     """Return a replica of a network, in eval mode, all of whose modules are new and whose tensors are the caller's own.
 
-    It follows weights that are changed in place, as optimizers do; make it anew for every batch, it takes a millisecond.
+    It follows weights that are changed in place, as optimizers do; make it anew for every batch, in a millisecond.
 
     Args:
-        network: the network.
-
-    Raises:
-        CannotReplicate: a scripted network, or one that has no `__dict__` to copy.
+        network: the network, for which `is_separable`.
+        channels_last: whether convolutions on a CPU get channels-last copies of their weights, which its kernels
+            are faster for: the same arithmetic, summed in another order.
     """
-    replicas: dict[int, nn.Module] = {}
+    replicas = {id(module): type(module).__new__(type(module)) for module in network.modules()}
     for module in network.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise CannotReplicate(f"{type(module).__name__} is scripted")
-        replicas[id(module)] = type(module).__new__(type(module))
-    for module in network.modules():
-        replica = replicas[id(module)]
-        vars(replica).update({name: _repointed(value, replicas) for name, value in vars(module).items()})
-        vars(replica)["_parameters"] = {name: _frozen(value) for name, value in module._parameters.items()}
-        vars(replica)["_buffers"] = dict(module._buffers)
-        vars(replica)["training"] = False
-        _originals[replica] = ref(module)
+        own = {name: _repointed(value, replicas, name in _OWN) for name, value in vars(module).items()}
+        own["_parameters"] = {name: _frozen(value, channels_last) for name, value in module._parameters.items()}
+        own["_buffers"] = dict(module._buffers)
+        own["training"] = False
+        own[_ORIGINAL] = ref(module)
+        vars(replicas[id(module)]).update(own)
     return replicas[id(network)]
 
 
 def original_of(module: nn.Module) -> nn.Module:
-    """Return the caller's module that a replica stands for; any other module is its own original."""
-    found = _originals.get(module)
+    """Return the caller's module that the replica `module` stands for; any other is its own original."""
+    found: ref[nn.Module] | None = vars(module).get(_ORIGINAL)
     return module if found is None else found() or module
 
 
-def _frozen(parameter: nn.Parameter | None) -> nn.Parameter | None:
-    return None if parameter is None else nn.Parameter(parameter.detach(), requires_grad=False)
+def is_separable(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
+    """Return whether a replica never calls a module of the network itself; the answer is remembered.
+
+    It does where the forward pass is a closure over the network. Scripted modules have no replicas.
+
+    Args:
+        network: the network.
+        run: makes one forward pass through a replica.
+    """
+    if network not in _separable:
+        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in network.modules())
+        _separable[network] = not scripted and not _calls_into(network, run)
+    return _separable[network]
 
 
-def _repointed(value: T, replicas: dict[int, nn.Module]) -> T:
-    """Return a value in which every reference to a module of the network is one to its replica."""
+def _calls_into(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
+    here, theirs, met = threading.get_ident(), set(map(id, network.modules())), []
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if threading.get_ident() == here and id(module) in theirs:
+            met.append(module)
+
+    handle = register_module_forward_pre_hook(hook)
+    try:
+        with torch.no_grad():
+            run(replicate(network))
+    finally:
+        handle.remove()
+    return bool(met)
+
+
+def _frozen(parameter: nn.Parameter | None, channels_last: bool) -> nn.Parameter | None:
+    if parameter is None:
+        return None
+    data: Tensor = parameter.detach()
+    if channels_last and data.dim() == 4 and data.device.type == "cpu":
+        data = data.contiguous(memory_format=torch.channels_last)
+    return nn.Parameter(data, requires_grad=False)
+
+
+def _repointed(value: Any, replicas: dict[int, nn.Module], copied: bool = False) -> Any:
+    """Return a value in which every reference to a module of the network is one to its replica.
+
+    A list or dictionary without any stays the caller's own, which a forward pass may write to, unless `copied`.
+    """
     if isinstance(value, nn.Module):
         return replicas.get(id(value), value)
     if isinstance(value, MethodType) and id(value.__self__) in replicas:
@@ -74,9 +106,11 @@ def _repointed(value: T, replicas: dict[int, nn.Module]) -> T:
         keywords = {name: _repointed(argument, replicas) for name, argument in value.keywords.items()}
         return functools.partial(_repointed(value.func, replicas), *arguments, **keywords)
     if type(value) in (list, tuple, set):
-        return type(value)(_repointed(item, replicas) for item in value)
-    if isinstance(value, dict) and type(value).__module__ in ("builtins", "collections"):
-        copied = value.copy()
-        copied.update({key: _repointed(item, replicas) for key, item in value.items()})
-        return copied
+        items = [_repointed(item, replicas) for item in value]
+        return type(value)(items) if copied or any(map(operator.is_not, items, value)) else value
+    if isinstance(value, dict):
+        changed = {key: _repointed(item, replicas) for key, item in value.items()}
+        if copied or any(changed[key] is not item for key, item in value.items()):
+            value = value.copy()
+            value.update(changed)
     return value

@@ -56,9 +56,18 @@ def without_replicas(model: nn.Module) -> nn.Module:
 
     An attack through the wrapper would broadcast buffers at every step.
     """
+    if isinstance(model, ModelView):
+        return ModelView(without_replicas(model.module), model.preprocess)
     while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         model = model.module
     return model
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Return whether `model`, or what it is a view of, went through `torch.compile`."""
+    if isinstance(model, ModelView):
+        return is_compiled(model.module)
+    return hasattr(without_replicas(model), "_orig_mod")
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:

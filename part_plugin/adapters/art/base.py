@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ...budget import Budget, set_radius
 from ...checks import check_eps_pair, check_images, class_indices
-from ...network.isolation import eval_mode
+from ...network.isolation import isolated
 from ...network.view import logits_of
 from .classifier import classifier_clip, classifier_view
 
@@ -71,13 +71,12 @@ class PixelEvasionBase(EvasionAttack):
             raise ValueError("y=None is not allowed for a targeted attack; pass the target classes")
         adv = np.empty(x.shape, ART_NUMPY_DTYPE)
         batches = range(0, len(x), self.batch_size)
-        view = classifier_view(classifier)
-        with eval_mode(classifier._model):
-            images = torch.from_numpy(x.astype(ART_NUMPY_DTYPE))
-            check_images(images.to(classifier.device), classifier_clip(classifier))
-            labels = None if y is None else class_indices(y, len(x), classifier.nb_classes)
-            allowed = None if mask is None else torch.as_tensor(_as_large_as(x, mask) != 0)
-            name = f"{type(self).__name__} - Batches"
+        images = torch.from_numpy(x.astype(ART_NUMPY_DTYPE))
+        check_images(images.to(classifier.device), classifier_clip(classifier))
+        labels = None if y is None else class_indices(y, len(x), classifier.nb_classes)
+        allowed = None if mask is None else torch.as_tensor(_as_large_as(x, mask) != 0)
+        name = f"{type(self).__name__} - Batches"
+        with isolated(classifier_view(classifier), images[:1].to(classifier.device)) as view:
             for begin in tqdm(batches, desc=name, leave=False, disable=None if self.verbose else True):
                 rows = slice(begin, begin + self.batch_size)
                 batch = images[rows].to(classifier.device)

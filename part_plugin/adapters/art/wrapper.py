@@ -14,7 +14,7 @@ from ...attacks.change_of_variable import change_of_variable, pull_back
 from ...attacks.projection import relative_radii
 from ...budget import set_radius
 from ...checks import check_number, check_within
-from ...network.isolation import gradients_kept
+from ...network.isolation import callers_own, eval_mode
 from ...pixel_budget import BudgetOptions, make_budget
 from .base import PixelEvasionBase, check_linf
 from .classifier import check_classifier, classifier_clip, preprocessed
@@ -108,8 +108,9 @@ class PixelEvasionAttack(PixelEvasionBase):
         :param view, images, labels, radii: See `PixelEvasionBase.craft`.
         """
         mask = relative_radii(radii, self.eps)
-        module = self.estimator._model
-        with gradients_kept(module), change_of_variable(module, preprocessed(self.estimator, images), mask):
+        module = self.estimator._model  # which ART itself attacks: no replica can stand in for it
+        inputs = preprocessed(self.estimator, images)
+        with callers_own(self.estimator.model), eval_mode(module), change_of_variable(module, inputs, mask):
             z = self.attack.generate(images.cpu().numpy(), labels.cpu().numpy())
         z = torch.from_numpy(z).to(images)
         return pull_back(images, z, radii, mask, classifier_clip(self.estimator))

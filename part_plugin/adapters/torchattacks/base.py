@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from types import MethodType
 from typing import Any
 
 import torch
@@ -9,9 +11,9 @@ from torch import Tensor, nn
 from torchattacks.attack import Attack
 
 from ...budget import Budget, set_radius
-from ...checks import check_images, check_number, check_within, class_indices
-from ...network.isolation import eval_mode
-from ...network.view import ModelView, logits_of
+from ...checks import check_batch, check_images, check_number, check_within, class_indices
+from ...network.isolation import eval_mode, isolated, lock_of
+from ...network.view import ModelView, logits_of, network_of
 
 UNIT = (0.0, 1.0)
 """Range of pixel values in torchattacks."""
@@ -54,19 +56,16 @@ class PixelAttackBase(Attack):
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
         """Return adversarial examples; see `torchattacks.attack.Attack.__call__`."""
+        check_batch(inputs)
         self._follow_model()
-        applied = self._normalization_applied
-        try:
-            with eval_mode(self.model):
-                adv: Tensor = super().__call__(inputs, labels, *args, **kwargs)
-                return adv
-        finally:
-            if self._normalization_applied is not applied:
-                self._set_normalization_applied(applied)
+        with isolated(self.model, inputs.to(self.device)) as model:
+            # torchattacks keeps what changes during a call in the attack; a copy for each call leaves this one alone
+            adv: Tensor = super(PixelAttackBase, bound_to(self, model)).__call__(inputs, labels, *args, **kwargs)
+        return adv
 
     def save(self, *args: Any, **kwargs: Any) -> Any:
         """Save adversarial inputs from a data loader; see `torchattacks.attack.Attack.save`."""
-        with eval_mode(self.model):
+        with lock_of(network_of(self.model)), eval_mode(self.model):
             return super().save(*args, **kwargs)
 
     def _follow_model(self) -> None:
@@ -90,6 +89,36 @@ class PixelAttackBase(Attack):
             with torch.no_grad():
                 return logits_of(self._view(), images).argmax(1)
         return class_indices(labels, len(images)).clone().detach().to(self.device)
+
+
+def bound_to(attack: Attack, model: nn.Module, copies: dict[int, Attack] | None = None) -> Attack:
+    """Return a copy of an attack, and of the attacks inside it, that attacks `model`.
+
+    Arguments:
+        attack (torchattacks.Attack): the attack, which stays as it is.
+        model (nn.Module): what the copy attacks.
+        copies (dict): copies of attacks that were met already. (Default: None)
+
+    """
+    copies = {} if copies is None else copies
+    if id(attack) not in copies:
+        copies[id(attack)] = copied = copy.copy(attack)
+        for name, value in vars(attack).items():
+            vars(copied)[name] = _bound_inside(value, model, copies)
+        vars(copied)["model"] = model
+    return copies[id(attack)]
+
+
+def _bound_inside(value: Any, model: nn.Module, copies: dict[int, Attack]) -> Any:
+    if isinstance(value, Attack):
+        return bound_to(value, model, copies)
+    if isinstance(value, MethodType) and isinstance(value.__self__, Attack):
+        return MethodType(value.__func__, bound_to(value.__self__, model, copies))
+    if isinstance(value, dict):
+        return type(value)((key, _bound_inside(item, model, copies)) for key, item in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(_bound_inside(item, model, copies) for item in value)
+    return value
 
 
 def check_alpha(alpha: float) -> float:

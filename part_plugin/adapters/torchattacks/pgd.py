@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,6 @@ from ...attacks.pixel_ag import pixel_ag
 from ...attacks.projection import gaussian_start, uniform_start
 from ...checks import check_count
 from ...network.fast import accelerated, check_fast
-from ...network.isolation import frozen
 from ...network.view import logits_of
 from ...objectives import AT, TRADES, ascent
 from ...pixel_budget import BudgetOptions, make_budget
@@ -87,7 +85,7 @@ class PixelPGD(PixelAttackBase):
         radii = self.budget.radii(view, images, labels)
         aim = self.get_target_label(images, labels) if self.targeted else labels
         start = uniform_start(images, radii, self.eps) if self.random_start else None
-        with frozen(view) if self.fast else nullcontext(), accelerated(view, images, self.fast) as attacked:
+        with accelerated(view, images, self.fast) as attacked:
             loss = ascent(attacked, AT(), aim, sign=-1 if self.targeted else 1)
             return pixel_ag(loss, images, radii, self.alpha, self.steps, start)
 
