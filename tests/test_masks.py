@@ -15,6 +15,7 @@ def random_masks(n=5, size=(3, 7), seed=0):
 def test_what_is_put_is_got():
     """Of a size that fills no whole number of bytes."""
     memory, masks = MaskMemory(), random_masks()
+    assert (memory.since, memory.size, len(memory)) == (None, None, 0)
     memory.renew(0)
     memory.put([7, 3, 0, 12, 5], masks)
     assert len(memory) == 5

@@ -156,6 +156,18 @@ def test_copies_and_repr(digits_net, batch):
         assert twin.images == 32
 
 
+def test_layer_and_transform_are_those_it_was_given(digits_net, batch):
+    def mirrored(maps):
+        return maps.flip(3)
+
+    options = {"cam": "layercam", "target_layers": "features.2", "reshape_transform": mirrored}
+    maps = class_activation_map(digits_net, batch[0], **options)
+    assert torch.equal(PixelBudget(rule=Soft(), **options).weights(digits_net, batch[0])[0], maps)
+    for missing in options:
+        others = {name: value for name, value in options.items() if name != missing}
+        assert not torch.equal(class_activation_map(digits_net, batch[0], **others), maps)
+
+
 # The radii, when they are changed
 
 

@@ -73,6 +73,23 @@ def test_maps_without_signal_weigh_one_whatever_the_rule_makes_of_them():
         assert torch.equal(weights[rows], rule(maps)[rows])
 
 
+def test_weights_may_be_the_same_everywhere():
+    assert (weights_of(lambda maps: torch.full_like(maps, 0.5), MAPS) == 0.5).all()
+
+
+def test_weights_of_our_own_rules_are_not_looked_at(monkeypatch):
+    """A GPU would have to be waited for."""
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("looked at the weights")
+
+    monkeypatch.setattr(torch, "aminmax", forbidden)
+    for rule in (Threshold(), TopShare(0.2), Soft()):
+        weights_of(rule, MAPS)
+    with pytest.raises(AssertionError, match="looked"):
+        weights_of(lambda maps: maps, MAPS)
+
+
 def test_weights_of_a_rule_with_a_gradient_are_detached():
     scale = torch.ones((), requires_grad=True, dtype=torch.float64)
     assert not weights_of(lambda maps: scale * maps, MAPS).requires_grad
