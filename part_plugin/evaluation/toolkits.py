@@ -94,7 +94,7 @@ class ToolkitAttack(ByBatch):
         """Return ART's adversarial images, from images in [0, 1] to images in [0, 1]."""
         low, high = self._range()
         adv = self.attack.generate((images * (high - low) + low).cpu().numpy(), labels.cpu().numpy())
-        back: Tensor = (torch.from_numpy(np.asarray(adv)).to(images) - low) / (high - low)
+        back: Tensor = (torch.from_numpy(np.asarray(adv)) - low) / (high - low)
         return back
 
     def _radius(self, name: str) -> float | None:
