@@ -187,7 +187,10 @@ def _record(
         raise ValueError(f"target layer {unreached[0]!r} is not reached by the model's forward pass")
     activations = [recorded[name] for name in layers]
     if not logits.requires_grad:
-        raise ValueError("the model's output carries no gradient; its forward pass must be differentiable")
+        raise ValueError(
+            f"the model's output carries no gradient to target layer {next(iter(layers))!r}: it does not depend on it, or "
+            "its forward pass is not differentiable"
+        )
     scores = logits.gather(1, _known_classes(logits, classes)[:, None]).sum()
     gradients = torch.autograd.grad(scores, activations, allow_unused=True)
     for name, gradient in zip(layers, gradients, strict=True):

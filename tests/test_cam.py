@@ -441,11 +441,18 @@ def test_layers_that_give_no_map(batch):
     odd = Odd()
     for name, message in (
         ("pair", "target layer 'pair' returns a tuple; a tensor is needed"),
-        ("idle", "the model's output does not depend on target layer 'idle'"),
+        (
+            "idle",
+            "the model's output carries no gradient to target layer 'idle': it does not depend on it, or its forward "
+            "pass is not differentiable",
+        ),
     ):
         with pytest.raises(ValueError, match=f"^{message}$"):
             class_activation_map(odd, batch[0], target_layers=name)
     odd.cut = True
-    message = "the model's output carries no gradient; its forward pass must be differentiable"
+    message = (
+        "the model's output carries no gradient to target layer 'body': it does not depend on it, or its forward pass is "
+        "not differentiable"
+    )
     with pytest.raises(ValueError, match=f"^{message}$"):
         class_activation_map(odd, batch[0], target_layers="body")
