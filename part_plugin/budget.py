@@ -50,7 +50,9 @@ class Budget(ABC):
         """
 
     def weights(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return a `model`'s weights for `images` and `labels`, and the logits (N, K); only where `has_weights`.
+        """Return the weight of every pixel and the logits (N, K); only where `has_weights`.
+
+        It takes `model`, `images` and `labels` as a call does.
 
         Raises:
             NotImplementedError: this budget has none.

@@ -54,6 +54,7 @@ def test_a_fixed_budget_keeps_the_radii_it_was_made_with():
     assert torch.equal(budget(None, IMAGES), torch.full((2, 1, 5, 6), 0.2))
     assert not budget(None, IMAGES).requires_grad
     assert FixedBudget(np.full((5, 6), 0.3)).eps == 0.3
+    assert not FixedBudget(0)(None, IMAGES).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -210,6 +211,7 @@ def test_what_an_adopted_budget_tells():
 def test_rounding_above_eps_is_forgiven_and_cut():
     radii = checked_radii(torch.full((5, 6), 0.2 * (1 + 5e-7), dtype=torch.float64), 0.2, IMAGES.double())
     assert (radii == 0.2).all()
+    assert not checked_radii(torch.zeros(5, 6), 0.0, IMAGES).any()
     grown = torch.full((5, 6), 0.1, requires_grad=True)
     found = checked_radii(grown, 0.1, IMAGES)
     assert torch.equal(found, torch.full((2, 1, 5, 6), 0.1))
@@ -229,6 +231,7 @@ def test_rounding_above_eps_is_forgiven_and_cut():
         (lambda x: 0 * x - 0.1, ValueError, "budget returned radii from -0.1 to -0.1; they must be in [0, eps=0.2]"),
         (lambda x: 0.1, TypeError, "budget returned float; a floating-point tensor of radii is needed"),
         (lambda x: x[:, :1] > 0.5, TypeError, "budget returned torch.bool; a floating-point tensor of radii is needed"),
+        (lambda x: x[:0], ValueError, "radii of shape (0, 1, 8, 8) do not fit images of shape (16, 1, 8, 8)"),
         (
             lambda x: torch.zeros(3, 1, 8, 8),
             ValueError,

@@ -81,7 +81,7 @@ def test_pairs_of_radii():
 
 def test_clips():
     low, high = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-    for clip in ((0, 1), (-2.5, 255.0), [0, 1], (low, high)):
+    for clip in ((0, 1), (-2.5, 255.0), [0, 1], (low, high), (1.0, 1.0 + 1e-9)):
         found = check_clip(clip)
         assert type(found) is tuple
         assert found[0] is clip[0]
@@ -150,11 +150,16 @@ def test_images():
         (good - 5e-5, (0, 1)),
         (good + 5e-5, (0, 1)),
         (255 * good, (0, 255)),
+        (255 * good + 0.02, (0, 255)),
+        (4 * good - 1 + 3e-4, (-1, 3)),
         (good.bfloat16(), (0, 1)),
         (good, (torch.zeros(3, 1, 1), torch.tensor([0.5, 1.0, 0.5]).reshape(3, 1, 1))),
     ):
         check_images(images, clip)
     high, low, dark = good.clone(), good.clone(), good.clone()
+    over = 4 * good - 1
+    over[0, 0, 0, 0] = 3.0005
+    refused(ValueError, f"images span [{float(over.min()):.4g}, 3]; allowed is [-1, 3]", check_images, over, (-1, 3))
     high[0, 0, 0, 0], low[0, 0, 0, 0], dark[0, 0, 0, 0] = 1.001, -0.5, -INF
     refused(
         ValueError,

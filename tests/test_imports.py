@@ -22,6 +22,7 @@ CORE = [
     "network.fold",
     "network.fast",
     "target_layers",
+    "cam_methods",
     "cam",
     "rules",
     "budget",

@@ -15,6 +15,7 @@ def random_masks(n=5, size=(3, 7), seed=0):
 def test_what_is_put_is_got():
     """Of a size that fills no whole number of bytes."""
     memory, masks = MaskMemory(), random_masks()
+    assert (memory.since, memory.size, len(memory)) == (None, None, 0)
     memory.renew(0)
     memory.put([7, 3, 0, 12, 5], masks)
     assert len(memory) == 5
@@ -23,7 +24,9 @@ def test_what_is_put_is_got():
         found = memory.get(index, (3, 7))
         assert found.dtype == torch.bool
         assert torch.equal(found, mask)
-    assert torch.equal(memory.get(99, (3, 7)), torch.ones(1, 3, 7, dtype=torch.bool))
+    unknown = memory.get(99, (3, 7))
+    assert unknown.dtype == torch.bool
+    assert torch.equal(unknown, torch.ones(1, 3, 7, dtype=torch.bool))
     memory.put([3], ~masks[1:2])
     assert torch.equal(memory.get(3, (3, 7)), ~masks[1])
 
@@ -47,6 +50,7 @@ def test_state_goes_through_a_file(tmp_path, n):
     if n:
         memory.put(range(10, 10 + n), masks)
     assert memory.state_dict()["masks"].nbytes == n * 3  # 21 bits
+    assert (memory.state_dict()["masks"].dtype, memory.state_dict()["mask_keys"].dtype) == (torch.uint8, torch.long)
     torch.save(memory.state_dict(), tmp_path / "state.pt")
     other = MaskMemory()
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
@@ -69,6 +73,16 @@ def test_masks_of_images_of_another_size():
         memory.put([1], random_masks(1, (4, 4)))
     assert len(memory) == 1
     assert memory.get(1, (4, 4)).shape == (1, 4, 4)  # nothing is remembered of this one
+
+
+def test_as_many_numbers_as_masks():
+    for numbers in ([0], [0, 1, 2]):
+        with pytest.raises(ValueError, match="zip"):
+            MaskMemory().put(numbers, random_masks(2))
+    memory = MaskMemory()
+    memory.put([0, 1], random_masks(2))
+    with pytest.raises(ValueError, match="zip"):
+        MaskMemory().load_state_dict(memory.state_dict() | {"mask_keys": torch.tensor([0])})
 
 
 def test_weights_that_are_no_masks():

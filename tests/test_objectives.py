@@ -82,6 +82,7 @@ def test_a_loss_does_not_depend_on_how_the_batch_is_split(logits):
         ),
         (lambda: PART("trades", beta=-1), ValueError, "beta=-1 is not allowed; it must be >= 0"),
         (lambda: PART("mart", beta="6"), TypeError, "beta='6' is a str; a number is needed"),
+        (lambda: TRADES(-1), ValueError, "beta=-1 is not allowed; it must be >= 0"),
         (lambda: MART(float("nan")), ValueError, "beta=nan is not allowed; it must be >= 0"),
         (
             lambda: PART(TRADES(3.0), beta=6.0),
@@ -116,6 +117,7 @@ def test_objectives_by_name():
     for name, kind in (("trades", TRADES), ("mart", MART)):
         assert type(make_objective(name)) is kind
         assert (make_objective(name).beta, make_objective(name, 2.5).beta) == (6.0, 2.5)
+    assert TRADES().beta == MART().beta == 6.0
     own = MART(1.0)
     assert make_objective(own) is own
 
@@ -134,6 +136,9 @@ def test_what_training_and_attack_need():
         "mart": (True, False),
     }
     assert [repr(objective) for objective in found.values()] == ["AT()", "TRADES(beta=6.0)", "MART(beta=6.0)"]
+    own = TRADES(2.0)
+    own.gamma = 3
+    assert repr(own) == "TRADES(beta=2.0, gamma=3)"
 
 
 def test_natural_logits_that_are_missing(logits):
@@ -170,6 +175,7 @@ def test_what_an_attack_climbs(digits_net, batch, objective):
     with torch.no_grad():
         logits, natural = digits_net(images), digits_net(1 - images)
     expected = objective.attack_loss(logits, labels, natural)
+    assert float(ascent(digits_net, objective, labels, natural)(images).detach()) == pytest.approx(float(expected))
     for sign in (1, -1):
         found = ascent(digits_net, objective, labels, natural, sign)(images)
         assert float(found.detach()) == pytest.approx(sign * float(expected))

@@ -96,6 +96,7 @@ def test_the_true_class_can_be_mapped(digits_net, batch):
     assert torch.equal(true.weights(digits_net, images, other)[0][signal], expected[signal])
     one_hot = nn.functional.one_hot(other, 10)
     assert torch.equal(true(digits_net, images, one_hot), true(digits_net, images, other))
+    assert torch.equal(true.radii(digits_net, images, other), true(digits_net, images, other))
     with pytest.raises(
         ValueError, match="^labels=None does not go with target='true'; pass labels or target='predicted'$"
     ):
@@ -153,6 +154,18 @@ def test_copies_and_repr(digits_net, batch):
     for twin in (copy.deepcopy(plain), pickle.loads(pickle.dumps(plain))):
         assert torch.equal(twin(digits_net, batch[0]), plain(digits_net, batch[0]))
         assert twin.images == 32
+
+
+def test_layer_and_transform_are_those_it_was_given(digits_net, batch):
+    def mirrored(maps):
+        return maps.flip(3)
+
+    options = {"cam": "layercam", "target_layers": "features.2", "reshape_transform": mirrored}
+    maps = class_activation_map(digits_net, batch[0], **options)
+    assert torch.equal(PixelBudget(rule=Soft(), **options).weights(digits_net, batch[0])[0], maps)
+    for missing in options:
+        others = {name: value for name, value in options.items() if name != missing}
+        assert not torch.equal(class_activation_map(digits_net, batch[0], **others), maps)
 
 
 # The radii, when they are changed
@@ -292,9 +305,13 @@ def test_make_budget_takes_a_budget_as_it_is():
             ValueError,
             "cam=layercam does not go with budget=FixedBudget(eps=0.1), which has its own",
         ),
-        ({"treshold": 2}, TypeError, "PixelBudget.__init__() got an unexpected keyword argument 'treshold'"),
     ],
 )
 def test_wrong_budgets(options, error, message):
-    with pytest.raises(error, match=f"^{re.escape(message)}"):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
         make_budget(0.3, **options)
+
+
+def test_an_option_that_there_is_not():
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'treshold'$"):
+        make_budget(0.3, treshold=2)

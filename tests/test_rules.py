@@ -23,6 +23,13 @@ def test_threshold_is_that_of_the_paper(threshold):
     assert torch.equal(Threshold()(MAPS), Threshold(1.0)(MAPS))
 
 
+def test_a_pixel_at_the_threshold_is_not_above_it():
+    """Half zeros and half ones: mean and deviation 1/2, so that w = 1 where the map is 1."""
+    maps = torch.tensor([0.0, 1.0, 1.0, 0.0]).reshape(1, 1, 2, 2)
+    assert not Threshold(1.0)(maps).any()
+    assert torch.equal(Threshold(0.99)(maps), maps == 1)
+
+
 @pytest.mark.parametrize(("share", "count"), [(0.25, 10), (0.01, 1), (1e-6, 1), (1, 42), (0.5, 21)])
 def test_top_share_takes_as_many_pixels_of_every_image(share, count):
     found = TopShare(share)(MAPS)
@@ -64,6 +71,23 @@ def test_maps_without_signal_weigh_one_whatever_the_rule_makes_of_them():
         assert (weights[1] == 1).all()
         rows = [0, 2, 3, 4]
         assert torch.equal(weights[rows], rule(maps)[rows])
+
+
+def test_weights_may_be_the_same_everywhere():
+    assert (weights_of(lambda maps: torch.full_like(maps, 0.5), MAPS) == 0.5).all()
+
+
+def test_weights_of_our_own_rules_are_not_looked_at(monkeypatch):
+    """A GPU would have to be waited for."""
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("looked at the weights")
+
+    monkeypatch.setattr(torch, "aminmax", forbidden)
+    for rule in (Threshold(), TopShare(0.2), Soft()):
+        weights_of(rule, MAPS)
+    with pytest.raises(AssertionError, match="looked"):
+        weights_of(lambda maps: maps, MAPS)
 
 
 def test_weights_of_a_rule_with_a_gradient_are_detached():

@@ -1,5 +1,7 @@
 """Any l_inf attack as a Pixel-AG attack, by a change of variable."""
 
+import re
+
 import pytest
 import torch
 from conftest import SmallNet
@@ -30,7 +32,11 @@ def test_the_model_computes_f_of_the_shrunken_input(digits_net, batch):
         assert torch.allclose(digits_net(z), expected)
         rows = torch.tensor([5, 2, 11])  # an attack may ask about some rows only
         torch.testing.assert_close(digits_net(z[rows]), expected[rows])
-        with pytest.raises(ValueError, match=r"inputs of shape \(16, 1, 7, 7\) for images of shape \(16, 1, 8, 8\)"):
+        message = (
+            "the attack sends inputs of shape (16, 1, 7, 7) for images of shape (16, 1, 8, 8); "
+            "an attack that changes the image size cannot be given a budget per pixel"
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             digits_net(z[:, :, 1:, 1:])
     assert not digits_net._forward_pre_hooks
     assert torch.equal(digits_net(z), SmallNet.forward(digits_net, z))
@@ -52,6 +58,33 @@ def test_what_is_pulled_back_is_the_convex_combination(batch):
     adv = pull_back(images, z, 0.2 * mask, mask)
     torch.testing.assert_close(adv, (1 - mask) * images + mask * z, rtol=0, atol=1e-15)
     assert torch.equal(adv[:, :, 0], z[:, :, 0])
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 0.1])
+def test_what_needs_no_pulling_back_is_not_changed_by_a_bit(eps):
+    """Where m = 1 the answer is z itself, also at the very edge of the budget, where rounding seems to overstep it."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(64, 3, 8, 8, generator=generator, dtype=torch.float64).float()
+    ones = torch.ones(64, 1, 8, 8)
+    z = (images + eps * torch.randn(images.shape, generator=generator).sign()).clamp(0, 1)
+    assert ((z - images).abs() > eps).any()
+    assert torch.equal(pull_back(images, z, eps * ones, ones), z)
+    far = torch.rand(64, 3, 8, 8, generator=generator, dtype=torch.float64).float()
+    assert (images + (far - images) != far).any()
+    model = nn.Identity()
+    with change_of_variable(model, images, ones):
+        assert torch.equal(model(far), far)
+
+
+def test_the_nearest_image_is_that_whose_farthest_pixel_is_nearest():
+    """B is closer to z than A on the whole, but one of its pixels is out of reach."""
+    a = torch.full((1, 1, 8, 8), 0.4)
+    z = a + 0.1
+    z[0, 0, 0, 0] = 0.3
+    images, mask = torch.cat([a, a + 0.15]), torch.tensor([0.5, 0.0]).reshape(2, 1, 1, 1)
+    model = nn.Identity()
+    with change_of_variable(model, images, mask):
+        torch.testing.assert_close(model(z), a + 0.5 * (z - a))
 
 
 def test_rows_in_another_order_get_the_mask_of_their_image(digits_net, batch):

@@ -1,5 +1,6 @@
 """The budget as a set: its nearest point, and where an attack may start in it."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -100,3 +101,11 @@ def test_a_generator_for_every_seed_rank_and_step(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     different |= {drawn(seed, step) for seed in range(3) for step in range(3)}
     assert len(different) == 18
+
+
+def test_the_generator_is_that_of_numpys_seed_sequence(monkeypatch):
+    """So that a run can be repeated with another version of this package."""
+    monkeypatch.setenv("RANK", "3")
+    seed = int(np.random.SeedSequence((7, 3, 11)).generate_state(1, np.uint64)[0]) // 2
+    expected = torch.rand(4, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(torch.rand(4, generator=seeded_generator(torch.device("cpu"), 7, 11)), expected)
