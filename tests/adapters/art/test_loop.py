@@ -17,6 +17,7 @@ from part_plugin import (
     PARTTrainer,
     evaluate,
 )
+from part_plugin.adapters.art.classifier import classifier_view
 
 
 def test_validation_accuracy_is_that_on_raw_images(dataset):
@@ -33,22 +34,24 @@ def test_validation_accuracy_is_that_on_raw_images(dataset):
     assert trainer.history[-1]["val_pgd10"] == pytest.approx(robust["pgd10"].accuracy, abs=0.02)
 
 
-def test_validation_equals_pgd_by_hand(dataset):
-    """In parts of 256, in eval mode, at full eps where the budget is lower, by the classifier's own loss."""
-    x, y = dataset[0][1400:1750], dataset[1][1400:1750]
-    classifier = fresh(loss=nn.CrossEntropyLoss(label_smoothing=0.5))
-    trainer = PARTTrainer(classifier, pgd(classifier), eps_low=0.0, burn_in=0)
-    trainer.fit(dataset[0][:256], dataset[1][:256], nb_epochs=2, verbose=False, validation_data=(x, y))
-    part = PART(
-        AT(nn.CrossEntropyLoss(label_smoothing=0.5)), eps=EPS, eps_low=EPS, alpha=EPS / 4, steps=10, burn_in=0, seed=0
-    )
+def test_validation_equals_pgd_by_hand(dataset, robust_net):
+    """In parts of 256, in eval mode, at full eps where the budget is lower, by the classifier's own loss and range."""
+    x, y = 2 * dataset[0][1400:1750], dataset[1][1400:1750]
+    loss = nn.CrossEntropyLoss(label_smoothing=0.5)
+    classifier = classify(robust_net, clip_values=(0, 2), preprocessing=(0.0, 2.0), loss=loss)
+    classifier.optimizer.param_groups[0]["lr"] = 1e-6  # so that it stays a network that is worth attacking
+    trainer = PARTTrainer(classifier, pgd(classifier, eps=0.3, eps_step=0.1), eps_low=0.0, burn_in=0)
+    trainer.fit(2 * dataset[0][:256], dataset[1][:256], nb_epochs=1, verbose=False, validation_data=(x, y))
+    part = PART(AT(loss), eps=0.3, eps_low=0.3, alpha=0.075, steps=10, burn_in=0, seed=0, clip=(0, 2))
+    view = classifier_view(classifier)
     natural, robust = 0, 0
     for rows in torch.arange(350).split(256):
         images, labels = torch.from_numpy(x)[rows], torch.from_numpy(y)[rows]
-        natural += int((classifier.model(images).argmax(1) == labels).sum())
-        robust += int((classifier.model(part.perturb(classifier.model, images, labels)).argmax(1) == labels).sum())
-    assert trainer.history[-1]["val_natural"] == natural / 350
-    assert trainer.history[-1]["val_pgd10"] == robust / 350
+        natural += int((view(images).argmax(1) == labels).sum())
+        robust += int((view(part.perturb(view, images, labels)).argmax(1) == labels).sum())
+    assert 0.1 < robust / 350 < natural / 350
+    assert trainer.history[0]["val_natural"] == natural / 350
+    assert trainer.history[0]["val_pgd10"] == robust / 350
 
 
 def test_validation_does_not_change_the_training(dataset):

@@ -32,6 +32,17 @@ def test_natural_accuracy_is_left_out_where_nobody_knows_it():
     assert list(tally.record()) == ["loss", "adv_accuracy", "no_signal", "zero_gradient", "seconds"]
 
 
+def test_one_map_and_one_sample_without_signal_are_all_of_them(digits_net, batch):
+    torch.nn.init.zeros_(digits_net.head.weight)
+    part = PART(steps=1, burn_in=0)
+    tally = Tally([part])
+    part.perturb(digits_net, batch[0][:1], batch[1][:1])
+    tally.add(outputs(1.0, [0]), torch.tensor([0]))
+    record = tally.record()
+    assert record["no_signal"] == record["zero_gradient"] == 1
+    assert 0 < record["seconds"] < 60
+
+
 def test_counts_are_those_of_this_epoch_and_a_shared_budget_counts_once(digits_net, batch):
     """16 maps before the epoch; in it 16 + 16 of one budget, 8 of another, all of those 8 without signal."""
     seen = PixelBudget(0.1)

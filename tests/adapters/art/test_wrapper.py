@@ -58,6 +58,7 @@ def test_wrapped_attacks(digits_net, batch, arrays, name, preprocessing):
     assert np.abs(adv - arrays[0]).max() > EPS / 4 + 1e-3
     assert repr(pixel).startswith(f"PixelEvasionAttack[{type(pixel.attack).__name__}](")
     assert f"eps_low={EPS / 4}" in repr(pixel)
+    assert f"budget={pixel.budget}, " in repr(pixel)
 
 
 G_OF_Z = {
@@ -197,8 +198,8 @@ def test_what_cannot_be_lifted_is_refused_by_name(digits_net, make, what):
             "eps_low=0.2 is larger than eps=0.1; it must be <= eps",
         ),
         (
-            lambda c: PixelEvasionAttack(FastGradientMethod(c, eps=0.1), budget=FixedBudget(0.2)),
-            "budget reaches 0.2, further than eps=0.1 of FastGradientMethod",
+            lambda c: PixelEvasionAttack(FastGradientMethod(c, eps=0.1), budget=FixedBudget(0.15)),
+            "budget reaches 0.15, further than eps=0.1 of FastGradientMethod",
         ),
     ],
 )

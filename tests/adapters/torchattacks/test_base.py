@@ -178,11 +178,13 @@ def test_no_trace_on_the_model(lived_in, batch, name, context):
     assert torch.equal(adv, run(attack, *batch))
 
 
-def test_no_trace_after_saving(lived_in, batch, tmp_path):
+def test_no_trace_after_saving(lived_in, batch, tmp_path, capsys):
     attack = PixelPGD(lived_in, eps=EPS, eps_low=EPS / 2, steps=2)
     attack.set_mode_targeted_least_likely(quiet=True)
     before = snapshot(lived_in)
+    capsys.readouterr()
     attack.save(DataLoader(TensorDataset(*batch), batch_size=8), str(tmp_path / "adv.pt"), verbose=False)
+    assert capsys.readouterr().out == ""
     assert_untouched(lived_in, before)
 
 

@@ -127,6 +127,17 @@ def test_radii_of_a_single_image_are_those_of_every_image(digits_net, batch, nam
     assert torch.equal(single, each)
 
 
+def test_options_and_labels_reach_the_budget(digits_net, batch):
+    """Where a map of the (wrong) class that is passed lets no pixel move, none does."""
+    images, labels = batch[0], (batch[1] + 1) % 10
+    options = {"cam": "layercam", "target": "true"}
+    adv = run(PixelAttack(torchattacks.FGSM(digits_net, eps=EPS), eps_low=0.0, **options), images, labels)
+    radii = PixelBudget(EPS, 0.0, **options)(digits_net, images, labels)
+    assert not torch.equal(radii, PixelBudget(EPS, 0.0)(digits_net, images))
+    assert (adv == images)[radii == 0].all()
+    assert (adv != images).any()
+
+
 def test_settings_of_the_wrapped_attack(digits_net):
     base = torchattacks.FGSM(digits_net, eps=EPS)
     base.set_normalization_used(MEAN, STD)
@@ -177,9 +188,9 @@ def test_settings_of_the_wrapped_attack(digits_net):
             "eps_low=0.2 is larger than eps=0.1; it must be <= eps",
         ),
         (
-            lambda net: PixelAttack(torchattacks.FGSM(net, eps=0.1), budget=FixedBudget(0.5)),
+            lambda net: PixelAttack(torchattacks.FGSM(net, eps=0.1), budget=FixedBudget(0.15)),
             ValueError,
-            "budget reaches 0.5, further than eps=0.1 of FGSM",
+            "budget reaches 0.15, further than eps=0.1 of FGSM",
         ),
     ],
 )
