@@ -70,15 +70,16 @@ class ByBatch(Entry):
     def run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Rows:
         """Return the flags of `model` on one batch of `images` and `labels`."""
 
-    def key(self, model: nn.Module) -> str:
-        """Return what tells its pieces, found on `model`, from those of other entries."""
+    @property
+    def key(self) -> str:
+        """What tells its pieces from those of other entries on the same model."""
         return f"{self.names}/{self.settings}"
 
     def results(
         self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, state: State, bar: tqdm[Any]
     ) -> list[AttackResult]:
         """Return one result per name; batches that are in `state` already are taken from there."""
-        key, pieces = self.key(model), []
+        key, pieces = self.key, []
         for first in range(0, len(x), batch_size):
             batch = slice(first, first + batch_size)
             pieces.append(state.get(f"{key}/{first}", partial(self.piece, model, x[batch], y[batch])))

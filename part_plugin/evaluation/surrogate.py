@@ -9,6 +9,9 @@ from ..network.view import logits_of
 from ..part import PART
 from .common import seeded
 
+UPDATES = 300
+"""At least; ten passes over the samples if that is more."""
+
 
 def train_surrogate(model: nn.Module, x: Tensor, eps: float, batch_size: int, seed: int) -> nn.Module:
     """Return a small network of another kind that has learned, against PGD, to predict what `model` does.
@@ -27,7 +30,7 @@ def train_surrogate(model: nn.Module, x: Tensor, eps: float, batch_size: int, se
         network = _small_network(x.shape[1], logits.shape[1]).to(x.device)
         part = PART(eps=eps, eps_low=eps, alpha=eps / 2, steps=3, burn_in=0, seed=seed)
         optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-        for _ in range(max(300, 10 * len(x) // 64)):
+        for _ in range(max(UPDATES, 10 * len(x) // 64)):
             rows = torch.randint(len(x), (min(64, len(x)),)).to(x.device)
             optimizer.zero_grad()
             part.loss(network.train(), x[rows], classes[rows]).backward()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -66,10 +65,10 @@ class ToolkitAttack(ByBatch):
         shown = ", ".join(f"{n}={v}" for n, v in plain.items() if isinstance(v, (bool, int, float, str)))
         return f"{type(self.attack).__name__}({shown})"
 
-    def key(self, model: nn.Module) -> str:
-        """Return what tells its pieces from those of other entries, the same on another surrogate among them."""
-        surrogate = "" if self.network is model else fingerprint(self.network)
-        return f"{super().key(model)}/{surrogate}"
+    @property
+    def key(self) -> str:
+        """What tells its pieces from those of other entries, the same on another network among them."""
+        return f"{super().key}/{fingerprint(self.network)}"
 
     def run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Rows:
         """Return the flags of one batch.
@@ -78,8 +77,7 @@ class ToolkitAttack(ByBatch):
             RuntimeError: the attack left its radius.
         """
         began = time.perf_counter()
-        kept = nullcontext() if self.network is model else eval_mode(self.network)
-        with seeded(self.seed, images.device), kept, gradients_kept(self.network):
+        with seeded(self.seed, images.device), eval_mode(self.network), gradients_kept(self.network):
             adv = self._generate(images, labels) if self.of_art else self.attack(images, labels)
         adv = adv.detach().to(images)
         moved = float((adv - images).abs().max())
@@ -94,7 +92,7 @@ class ToolkitAttack(ByBatch):
         """Return ART's adversarial images, from images in [0, 1] to images in [0, 1]."""
         low, high = self._range()
         adv = self.attack.generate((images * (high - low) + low).cpu().numpy(), labels.cpu().numpy())
-        back: Tensor = (torch.from_numpy(np.asarray(adv)).to(images) - low) / (high - low)
+        back: Tensor = (torch.from_numpy(np.asarray(adv)) - low) / (high - low)
         return back
 
     def _radius(self, name: str) -> float | None:

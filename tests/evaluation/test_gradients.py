@@ -8,9 +8,8 @@ from conftest import assert_untouched, snapshot
 from evaluation.conftest import EPS
 from torch import nn
 
-from part_plugin.evaluation import GradientChecks, evaluate, gradient_checks, gradients
+from part_plugin.evaluation import GradientChecks, evaluate, gradient_checks, gradients, surrogate
 from part_plugin.evaluation.gradients import fools_more
-from part_plugin.evaluation.surrogate import train_surrogate
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +72,26 @@ def test_saturated_logits_are_found_out(digits_net, other_net, samples):
 
 
 def test_a_surrogate_is_trained_where_none_is_given(narrow_net, samples):
-    """A quantiser is found out by it too, and nothing is left behind on either."""
+    """A quantiser is found out by it too."""
+    net = Quantised(narrow_net, 4)
     x, y = samples[0][:24], samples[1][:24]
-    net = Quantised(narrow_net, 4).train()
-    before, state = snapshot(net), torch.random.get_rng_state()
     checks = gradient_checks(net, x, y, 2 * EPS, samples=2, batch_size=10, seed=3, verbose=False)
-    assert_untouched(net, before)
-    assert torch.equal(torch.random.get_rng_state(), state)
     assert {2, 3} <= set(failed(checks))
-    surrogate = train_surrogate(net.eval(), x, 2 * EPS, 10, 3)
-    given = gradient_checks(net, x, y, 2 * EPS, surrogate=surrogate, samples=2, batch_size=10, seed=3, verbose=False)
+
+
+def test_a_trained_surrogate_is_that_of_the_seed(narrow_net, samples, monkeypatch):
+    """The same checks as with it given, twice the same, and nothing is left behind."""
+    monkeypatch.setattr(surrogate, "UPDATES", 5)
+    narrow_net.train()
+    before, state = snapshot(narrow_net), torch.random.get_rng_state()
+    options = {"samples": 2, "batch_size": 10, "seed": 3, "verbose": False}
+    x, y = samples[0][:24], samples[1][:24]
+    checks, repeated = (gradient_checks(narrow_net, x, y, EPS, **options) for _ in range(2))
+    assert_untouched(narrow_net, before)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert checks == repeated
+    network = surrogate.train_surrogate(narrow_net.eval(), x, EPS, 10, 3)
+    given = gradient_checks(narrow_net, x, y, EPS, surrogate=network, **options)
     given.checks[1].measured = given.checks[1].measured.replace("the given", "a trained")
     assert checks == given
 

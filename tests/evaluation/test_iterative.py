@@ -49,7 +49,7 @@ def test_pgd_takes_steps_of_a_quarter_of_eps_from_a_random_start(narrow_net, hel
 
 def test_adaptive_pgd_takes_the_same_steps_in_a_budget_of_its_own(narrow_net, held_out):
     x, y = held_out
-    for adaptive in (None, PixelBudget(0.2, 0.05)):
+    for adaptive in (None, PixelBudget(0.2, 0.05), PixelBudget(0.2, 0.05, target="true")):
         radii = (adaptive or PixelBudget(1.5 * EPS, EPS)).radii(narrow_net, x, y)
         assert len(radii.unique()) == 2
         run = lambda a=adaptive: evaluate(narrow_net, x, y, EPS, ["adaptive_pgd4", "pgd1"], adaptive=a, verbose=False)  # noqa: E731
@@ -156,7 +156,7 @@ def test_it_says_what_runs():
     assert (margin.eps, margin.eps_low) == (0.2, 0.1)
     assert margin.settings.startswith("margin to 3 targets, PixelBudget(eps=0.2, eps_low=0.1, cam=gradcam, ")
     assert margin.settings.endswith(", alpha=0.05, random start, last of the steps [20]")
-    assert margin.key(nn.Flatten()) == f"('mma',)/{margin.settings}"
+    assert margin.key == f"('mma',)/{margin.settings}"
 
 
 def test_eps_zero_changes_nothing(narrow_net, held_out):

@@ -182,6 +182,21 @@ def test_results_of_something_else_are_not_replaced(by_hand, tmp_path):
         by_hand.save(target)
 
 
+@pytest.mark.parametrize(("end", "kind"), [("json", "result file"), ("md", "report"), ("csv", "table")])
+def test_files_that_cannot_be_written_are_told(by_hand, tmp_path, end, kind):
+    (tmp_path / f"mine.{end}").mkdir()
+    message = f"{kind} '{tmp_path}/mine.{end}' is a directory; a file is needed"
+    with pytest.raises(IsADirectoryError, match=f"^{re.escape(message)}$"):
+        by_hand.save(tmp_path / "mine")
+
+
+def test_a_file_whose_folder_is_none(by_hand, tmp_path):
+    (tmp_path / "file").touch()
+    message = f"result file '{tmp_path}/file/mine.json' cannot be written: '{tmp_path}/file' is not a directory"
+    with pytest.raises(NotADirectoryError, match=f"^{re.escape(message)}$"):
+        by_hand.save(tmp_path / "file" / "mine")
+
+
 def test_result_files_that_are_none(by_hand, tmp_path):
     path = tmp_path / "a.json"
     with pytest.raises(FileNotFoundError, match=rf"^result file '{path}' does not exist$"):

@@ -1,5 +1,6 @@
 """Attacks of torchattacks and ART as entries, on the evaluated network and as transfer attacks."""
 
+import copy
 import re
 
 import numpy as np
@@ -108,6 +109,32 @@ def test_an_attack_on_another_network_is_a_transfer(narrow_net, other_net, held_
     other_net.train()
     transfer = evaluate(narrow_net, x, y, EPS, ["pgd1", art], verbose=False)["FastGradientMethod"]
     assert np.array_equal(transfer.correct, result["FGSM"].correct)
+
+
+def test_a_surrogate_is_attacked_in_eval_mode_and_left_as_it_was(narrow_net, other_net, held_out):
+    """Its dropout and batch norm would make other examples, and ART leaves it in eval mode."""
+    x, y = held_out
+    art = FastGradientMethod(classifier(narrow_net), eps=EPS)
+    attacks = [torchattacks.FGSM(narrow_net, eps=EPS), art]
+    expected = flags(other_net, torchattacks.FGSM(narrow_net, eps=EPS)(x, y), y)
+    narrow_net.train()
+    narrow_net[1].eval()
+    narrow_net[0].weight.requires_grad_(False)
+    narrow_net[0].bias.grad = torch.ones_like(narrow_net[0].bias)
+    before = snapshot(narrow_net)
+    result = evaluate(other_net, x, y, EPS, attacks, verbose=False)
+    assert_untouched(narrow_net, before)
+    for row in result.results:
+        assert np.array_equal(row.correct, expected), row.name
+
+
+def test_images_in_double_precision(narrow_net, held_out):
+    """ART gives single precision back."""
+    x, y = held_out[0].double(), held_out[1]
+    expected = flags(narrow_net, torchattacks.FGSM(narrow_net, eps=EPS)(x.float(), y), y)
+    art = FastGradientMethod(classifier(copy.deepcopy(narrow_net)), eps=EPS)
+    result = evaluate(narrow_net.double(), x, y, EPS, [art], verbose=False)["FastGradientMethod"]
+    assert np.array_equal(result.correct, expected)
 
 
 def test_a_state_knows_which_surrogate_the_examples_came_from(narrow_net, other_net, held_out, tmp_path):
