@@ -1,4 +1,4 @@
-"""RobustBench made importable from its PyPI release, its evaluation and its architectures.
+"""RobustBench made importable from its PyPI release, and its evaluation.
 
 Importing this module is enough for `import robustbench` to work: release 1.1.1 asks for a module
 `autoattack`, which its dependency pyautoattack installs as `pyautoattack`.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import importlib
 import importlib.util
-import os
 import sys
 import types
 import warnings
@@ -22,25 +20,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..checks import check_images, class_indices
-from ..network.isolation import eval_mode, gradients_kept
+from ...checks import check_images, class_indices
+from ...network.isolation import eval_mode, gradients_kept
 
 
 def check_own_files() -> None:
     """Raise if another package's files lie over RobustBench's.
 
     The wheel of torchattacks 3.5.1 carries an old copy of it; whichever is installed last wins.
+
+    Raises:
+        ImportError: they do, or RobustBench is not installed.
     """
     try:
         installed = metadata.distribution("robustbench")
     except metadata.PackageNotFoundError:
         raise ImportError("robustbench is not installed") from None
     rows = csv.reader((installed.read_text("RECORD") or "").splitlines())
-    wrong = [
-        name for name, digest, _ in rows if name.endswith(".py") and digest != _digest(installed.locate_file(name))
-    ]
+    files = [(name, digest) for name, digest, _ in rows if name.endswith(".py")]
+    wrong = [name for name, digest in files if digest != _digest(Path(str(installed.locate_file(name))))]
     if wrong:
         raise ImportError(
             f"{len(wrong)} of robustbench's files are missing or another package's ({wrong[0]}), most likely because "
@@ -48,9 +48,9 @@ def check_own_files() -> None:
         )
 
 
-def _digest(file: os.PathLike) -> str:
+def _digest(file: Path) -> str:
     """Return the checksum of a file as pip's RECORD writes it."""
-    content = Path(file).read_bytes() if Path(file).is_file() else b""
+    content = file.read_bytes() if file.is_file() else b""
     return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
 
 
@@ -71,11 +71,12 @@ def _autoattack_alias() -> Iterator[None]:
         def __init__(self, model: nn.Module, *, log_path: str | None = None, seed: int | None = 0, **kwargs: Any):
             super().__init__(model, seed=seed, **kwargs)
 
-        def run_standard_evaluation(self, x: torch.Tensor, y: torch.Tensor, bs: int = 250, **kwargs: Any):
-            return super().run_standard_evaluation(x, y, batch_size=bs, **kwargs)[0]
+        def run_standard_evaluation(self, x: Tensor, y: Tensor, bs: int = 250, **kwargs: Any) -> Tensor:
+            adv: Tensor = super().run_standard_evaluation(x, y, batch_size=bs, **kwargs)[0]
+            return adv
 
     alias = types.ModuleType("autoattack")
-    alias.AutoAttack = RobustBenchAutoAttack
+    vars(alias)["AutoAttack"] = RobustBenchAutoAttack
     sys.modules |= {"autoattack": alias, "autoattack.state": state}
     try:
         yield
@@ -94,13 +95,13 @@ with _autoattack_alias(), warnings.catch_warnings():
     from robustbench.model_zoo.architectures.utils_architectures import normalize_model
     from robustbench.model_zoo.enums import BenchmarkDataset
 
-__all__ = ["benchmark", "build_model", "normalize_model", "robustbench"]
+__all__ = ["architectures", "benchmark", "check_own_files", "normalize_model", "robustbench"]
 
 
 def benchmark(
     model: nn.Module,
-    x: torch.Tensor,
-    y: torch.Tensor,
+    x: Tensor,
+    y: Tensor,
     eps: float = 8 / 255,
     batch_size: int = 128,
     **options: Any,
@@ -126,56 +127,10 @@ def benchmark(
     tracer = sys.gettrace()  # AutoAttack's check for dynamic defences switches tracing off
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())), eval_mode(model), gradients_kept(model):
-            return robustbench.benchmark(
+            natural, robust = robustbench.benchmark(
                 model, len(x), "cifar10", "Linf", eps=eps, batch_size=batch_size, device=device, **options
             )
+        return natural, robust
     finally:
         loaders[BenchmarkDataset.cifar_10] = downloading
         sys.settrace(tracer)
-
-
-def build_model(architecture: str, arguments: dict[str, Any] | None = None) -> nn.Module:
-    """Return a new network of a RobustBench architecture.
-
-    Args:
-        architecture: "module.name" in robustbench.model_zoo.architectures, e.g. "resnet.ResNet18",
-            "wide_resnet.WideResNet" or "robust_wide_resnet.RobustWideResNet".
-        arguments: its keyword arguments, e.g. {"depth": 34, "widen_factor": 10}; those of ResNet18,
-            which takes none there, are `width` (channels of the first block, 64) and `num_classes` (10).
-
-    Raises:
-        ValueError: an unknown architecture, or arguments that it does not take.
-    """
-    module_name, _, name = str(architecture).partition(".")
-    try:
-        maker = getattr(importlib.import_module(f"{architectures.__name__}.{module_name}"), name)
-    except (ImportError, AttributeError):
-        maker = None
-    if not callable(maker) or not str(getattr(maker, "__module__", "")).startswith(architectures.__name__):
-        raise ValueError(
-            f"architecture={architecture!r} is not known; it must be module.name in {architectures.__name__}, "
-            "e.g. 'resnet.ResNet18'"
-        )
-    if maker is architectures.resnet.ResNet18 and arguments:
-        maker = ResNet18
-    try:
-        model = maker(**(arguments or {}))
-    except (TypeError, AssertionError) as error:
-        raise ValueError(f"arguments={arguments} do not fit architecture {architecture!r}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"architecture={architecture!r} makes a {type(model).__name__}; a network is needed")
-    return model
-
-
-class ResNet18(architectures.resnet.ResNet):
-    """RobustBench's ResNet-18 with `width` channels in its first block instead of 64, and any number of classes."""
-
-    def __init__(self, width: int = 64, num_classes: int = 10):
-        super().__init__(architectures.resnet.BasicBlock, [2, 2, 2, 2], num_classes)
-        self.in_planes = width
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        for number in range(4):
-            stage = self._make_layer(architectures.resnet.BasicBlock, width * 2**number, 2, 1 + (number > 0))
-            setattr(self, f"layer{number + 1}", stage)
-        self.linear = nn.Linear(8 * width, num_classes)
