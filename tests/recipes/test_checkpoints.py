@@ -105,5 +105,5 @@ def test_files_that_are_no_checkpoints(tmp_path, network):
     with pytest.raises(ValueError, match=r"pickle.pt' is damaged or holds more than plain data"):
         load_checkpoint(tmp_path / "pickle.pt")
     torch.save(network.state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"weights.pt' was not written by save_checkpoint"):
+    with pytest.raises(ValueError, match=r"weights.pt' is not one of part_plugin's; save_checkpoint writes one"):
         load_checkpoint(tmp_path / "weights.pt")

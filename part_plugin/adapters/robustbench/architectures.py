@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 import math
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
+from ...short import short
 from .resnet18 import ResNet18
 from .toolkit import architectures
 
@@ -173,22 +173,3 @@ def _is(kind: str, value: Any) -> bool:
         return _SINGLE[kind](value)
     single = _SINGLE[_EACH[kind]]
     return type(value) in (list, tuple) and len(value) <= LONGEST and all(map(single, value))
-
-
-class _Short(reprlib.Repr):
-    """One line of at most a few hundred characters, whatever a file says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxdict = self.maxlist = self.maxtuple = 8
-        self.maxstring = 80
-
-    def repr_int(self, value: int, level: int) -> str:
-        return f"an integer of {value.bit_length()} bits" if value.bit_length() > 128 else repr(value)
-
-    def repr_instance(self, value: Any, level: int) -> str:
-        return repr(value) if value is None or type(value) in (bool, float) else f"a {type(value).__name__}"
-
-
-short = _Short().repr
-"""`repr` of anything, but one line and never long, whatever a file says."""
