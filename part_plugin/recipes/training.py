@@ -132,7 +132,8 @@ class _Run:
             self.model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(settings.milestones))
-        names = ("beta", "eps", "eps_low", "alpha", "steps", "attack", "fast", "burn_in", "mask_every", "cam", "seed")
+        names = ["beta", "alpha", "steps", "attack", "fast", "burn_in", "mask_every", "seed"]
+        names += ["eps", "eps_low", "cam"] if budget is None else []  # a budget has its own
         self.part = PART(settings.objective, budget=budget, **{name: getattr(settings, name) for name in names})
         self.plain = MovedMasks(dataset, self.part)
         self.moved = MovedMasks(dataset, self.part, transform)

@@ -81,29 +81,80 @@ def test_augmentation_pads_each_side_by_an_eighth_of_it(tmp_path):
     assert max(int(pixels.all(0).sum()) for pixels in black) == 4
 
 
-@pytest.mark.parametrize("name", ["cifar10", "svhn"])
-def test_masks_move_with_their_images(name):
-    """The mask of an image is the image's own bright pixels, before and after; padding is not important."""
+def numbered(height=16, width=24):
+    """An image (3, H, W) whose pixels all differ and are above 0, and a random mask (1, H, W)."""
+    image = (1 + torch.arange(3.0 * height * width).reshape(3, height, width)) / (3 * height * width)
+    return image, torch.rand(1, height, width, generator=torch.Generator().manual_seed(0)) > 0.5
+
+
+def all_moves(image, mask, flips):
+    """Every crop and flip of an image and its mask as (image, mask), by slices of what was padded by hand."""
+    (_, height, width), moves = image.shape, []
+    rows, columns = height // 8, width // 8
+    padded = torch.zeros(4, height + 2 * rows, width + 2 * columns)
+    padded[:3, rows : rows + height, columns : columns + width] = image
+    padded[3:, rows : rows + height, columns : columns + width] = mask
+    for top in range(2 * rows + 1):
+        for left in range(2 * columns + 1):
+            crop = padded[:, top : top + height, left : left + width]
+            moves += [(one[:3], one[3:] > 0) for one in ((crop, crop.flip(2)) if flips else (crop,))]
+    return moves
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn", "imagefolder"])
+def test_a_mask_moves_as_its_image_does_in_every_crop_and_flip(name):
+    """Brute force: each draw is one of all moves, for image and mask the same; and each move is drawn."""
+    image, mask = numbered()
+    moves = all_moves(image, mask, flips=name != "svhn")
+    assert len(moves) == 5 * 7 * (1 if name == "svhn" else 2)
     part = PART(burn_in=0, mask_every=5)
-    noise = torch.rand(6, 3, 16, 24, generator=torch.Generator().manual_seed(0))
-    images = 0.05 + 0.9 * torch.arange(24) / 24 + 0.05 * noise  # brighter to the right
-    part._masks = {n: np.packbits((image[:1] > 0.5).numpy()) for n, image in enumerate(images)}
-    samples = [(image, n) for n, image in enumerate(images)]
-    moved = MovedMasks(samples, part, augmentation(name, (16, 24)))
-    flipped = shifted = 0
+    part.masks.put([0], mask[None])
+    moved = MovedMasks([(image, 3)], part, augmentation(name, (16, 24)))
+    drawn = set()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for _ in range(8):
-            for n in range(6):
-                image, label, index, mask = moved[n]
-                assert (type(image), type(mask), label, index) == (torch.Tensor, torch.Tensor, n, n)
-                assert torch.equal(mask, image[:1] > 0.5)
-                shifted += not torch.equal(image, images[n])
-                flipped += bool(image[0, 8, 4] > image[0, 8, 19])
-    assert shifted > 40
-    assert (flipped > 0) == (name == "cifar10")
-    still = MovedMasks(samples, part)[3]
-    assert torch.equal(still[0], images[3])
-    assert torch.equal(still[3], images[3, :1] > 0.5)
-    del part._masks[3]
-    assert MovedMasks(samples, part)[3][3].all()
+        for _ in range(20 * len(moves)):
+            x, label, index, moved_mask = moved[0]
+            assert (type(x), type(moved_mask), label, index) == (torch.Tensor, torch.Tensor, 3, 0)
+            (found,) = [number for number, (one, _) in enumerate(moves) if torch.equal(one, x)]
+            assert moved_mask.dtype == torch.bool
+            assert torch.equal(moved_mask, moves[found][1])
+            drawn.add(found)
+    assert drawn == set(range(len(moves)))
+
+
+def test_the_augmentation_of_load_dataset_is_the_same_moves(tmp_path):
+    mask = numbered()[1]
+    values = (1 + torch.arange(16 * 24).reshape(16, 24) % 251).to(torch.uint8).numpy()
+    save(np.stack([values, values[::-1], values[:, ::-1]], 2), tmp_path / "a" / "0.png")
+    plain = load_dataset("imagefolder", tmp_path, split="train")[0][0]
+    moves = [one for one, _ in all_moves(plain, mask, flips=True)]
+    augmented = load_dataset("imagefolder", tmp_path, split="train", augment=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(100):
+            x = augmented[0][0]
+            assert any(torch.equal(x, one) for one in moves)
+
+
+def test_masks_stay_without_moves_and_are_full_where_none_is_remembered():
+    image, mask = numbered()
+    part = PART(burn_in=0, mask_every=5)
+    part.masks.put([1], mask[None])
+    still = MovedMasks([(image, 7), (1 - image, 8)], part)
+    assert len(still) == 2
+    assert torch.equal(still[1][0], 1 - image)
+    assert still[1][1:3] == (8, 1)
+    assert torch.equal(still[1][3], mask)
+    assert still[0][3].shape == (1, 16, 24)
+    assert still[0][3].all()
+
+
+def test_an_image_may_have_no_room_to_be_cropped():
+    """An eighth of less than 8 pixels is none: such images are flipped alone."""
+    image = torch.rand(3, 7, 5)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        moved = [augmentation("cifar10", (7, 5))(image) for _ in range(20)]
+    assert {torch.equal(one, image) for one in moved} == {True, False}
+    assert all(torch.equal(one, image) or torch.equal(one, image.flip(2)) for one in moved)

@@ -1,6 +1,8 @@
 """The paper's settings, and what may be changed of them."""
 
 import dataclasses
+import hashlib
+import json
 import warnings
 from fractions import Fraction
 
@@ -9,6 +11,7 @@ import torch
 
 from part_plugin import PART
 from part_plugin.adapters.robustbench import build_model
+from part_plugin.checks import parse_radius
 from part_plugin.recipes.presets import PRESETS, preset
 
 
@@ -51,6 +54,40 @@ def test_presets_are_the_papers():
         assert made == {"dataset": name} | common | settings
 
 
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("cifar10", "9a8a5eb3b6b9"),
+        ("svhn", "162ea008c859"),
+        ("tinyimagenet", "8ae4716f3ea9"),
+        ("digits", "52c5b2e0a433"),
+    ],
+)
+def test_stored_settings_are_the_same_to_the_bit(name, digest):
+    """Results of benchmarks are found by a hash of these, and a stopped training goes on with no others."""
+    for settings in (preset(name), preset(name, eps=PRESETS[name].eps), preset(name, eps_low=None)):
+        stored = json.dumps(dataclasses.asdict(settings), sort_keys=True)
+        assert hashlib.sha256(stored.encode()).hexdigest()[:12] == digest
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn", "tinyimagenet", "digits"])
+def test_eps_low_follows_eps(name):
+    assert preset(name).eps_low == pytest.approx(7 / 8 * preset(name).eps, rel=1e-15)
+    for eps in (0, "4/255", 0.1, 1):
+        settings = preset(name, eps=eps)
+        assert settings.eps_low == pytest.approx(7 / 8 * parse_radius("eps", eps), rel=1e-15)
+        assert preset(name, eps=eps, eps_low=None) == settings
+    assert preset("cifar10", eps="4/255").eps_low == 3.5 / 255
+    assert preset("digits", eps=0.1).eps_low == 0.0875
+
+
+def test_an_eps_low_that_is_given_is_kept():
+    """Equal radii are plain adversarial training."""
+    assert preset("cifar10", eps_low="8/255").eps_low == preset("cifar10").eps == 8 / 255
+    settings = preset("cifar10", eps="12/255", eps_low=0)
+    assert (settings.eps, settings.eps_low) == (12 / 255, 0)
+
+
 def test_tiny_imagenet_gets_a_wide_resnet_34_10_for_its_images():
     chosen = preset("tinyimagenet")
     with torch.device("meta"):
@@ -80,7 +117,7 @@ def test_presets_make_a_part():
     chosen = preset("svhn", objective="trades", eps="12/255", mask_every=10)
     names = ("objective", "beta", "eps", "eps_low", "alpha", "steps", "burn_in", "mask_every", "cam", "seed")
     part = PART(**{name: getattr(chosen, name) for name in names})
-    assert (part.budget.eps, part.alpha, part.mask_every) == (12 / 255, 1 / 255, 10)
+    assert (part.budget.eps, part.alpha, part.schedule.mask_every) == (12 / 255, 1 / 255, 10)
 
 
 def test_overriding():
@@ -110,6 +147,13 @@ def test_the_number_of_classes_reaches_the_architecture():
     small = preset("tinyimagenet", architecture="resnet.ResNet18", num_classes=10)
     assert small.arguments == {}
     assert preset("tinyimagenet", arguments={"num_classes": 200}).arguments == {"num_classes": 200}
+    narrow = preset("cifar10", num_classes=7, arguments={"width": 4})
+    assert narrow.arguments == {"width": 4, "num_classes": 7}
+    assert preset("cifar10", arguments={"width": 4}).arguments == {"width": 4}
+    assert preset("svhn", architecture="resnet.ResNet34").arguments == {}
+    for made in (narrow, small):
+        network = build_model(made.architecture, made.arguments)
+        assert network(torch.rand(2, 3, 32, 32)).shape == (2, made.num_classes)
 
 
 @pytest.mark.parametrize("eps", [0.03, 0.031, 0.0314, "0.031"])
@@ -165,7 +209,11 @@ KNOWN = ", ".join(repr(known.name) for known in dataclasses.fields(PRESETS["svhn
         ({"fast": 1}, TypeError, "fast=1 is a int; a list of options is needed"),
         ({"fast": ["quick"]}, ValueError, "fast holds 'quick'; choose from 'fold', 'compile', 'bfloat16', 'float16'"),
         ({"milestones": [0.5]}, TypeError, "milestones=0.5 is a float; an integer is needed"),
-        ({"eps": "2/255"}, ValueError, "eps_low=0.027451 is larger than eps=0.00784314; it must be <= eps"),
+        (
+            {"eps": "2/255", "eps_low": "7/255"},
+            ValueError,
+            "eps_low=0.027451 is larger than eps=0.00784314; it must be <= eps",
+        ),
         ({"eps_low": "9/255"}, ValueError, "eps_low=0.0352941 is larger than eps=0.0313725; it must be <= eps"),
         ({"epochs": 20}, ValueError, "burn_in=20 leaves none of epochs=20 for PART; it must be smaller"),
         (

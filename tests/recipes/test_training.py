@@ -1,12 +1,17 @@
 """`train`: from settings to a checkpoint, resumable to the bit."""
 
+import dataclasses
+import io
 import json
+import sys
 
+import numpy as np
 import pytest
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
-from part_plugin import PixelBudget, evaluate, load_checkpoint
+from part_plugin import PART, FixedBudget, PixelBudget, evaluate, load_checkpoint
+from part_plugin.adapters.robustbench import build_model
 from part_plugin.recipes import training
 from part_plugin.recipes.augmentation import augmentation
 from part_plugin.recipes.datasets import as_tensors, load_dataset
@@ -87,6 +92,184 @@ def test_masks_are_made_of_unmoved_images_and_move(tmp_path, digits_set, monkeyp
     assert torch.equal(torch.cat(mapped), torch.cat([plain, plain]))  # epochs 1 and 3 of 0 to 4, 0 being burn-in
 
 
+def test_masks_reach_the_attack_as_they_moved(tmp_path, digits_set, monkeypatch):
+    """By brute force: what is attacked is a crop of a plain image, and its mask is that crop of its map's mask."""
+    kept, attacked = {}, []
+    remember, perturb = PART.remember, PART.perturb
+
+    def spying_remember(part, model, x, y, index):
+        assert not kept.keys() & set(index.tolist())
+        remember(part, model, x, y, index)
+        kept.update({number: part.mask_of(number, (8, 8)) for number in index.tolist()})
+
+    def spying_perturb(part, model, x, y, index=None, important=None):
+        attacked.append((part.burning_in, x, y, index, important))
+        return perturb(part, model, x, y, index, important)
+
+    monkeypatch.setattr(PART, "remember", spying_remember)
+    monkeypatch.setattr(PART, "perturb", spying_perturb)
+    settings = preset("digits", **(QUICK | {"mask_every": 2}))
+    train(settings, digits_set, tmp_path / "a.pt", verbose=False, transform=augmentation("svhn", (8, 8)))
+    plain, labels = as_tensors(digits_set)
+    assert sorted(kept) == list(range(160))
+    assert any(0 < mask.sum() < 64 for mask in kept.values())
+    seen = []
+    for burning_in, x, y, index, masks in attacked:
+        seen += index.tolist()
+        assert torch.equal(y, labels[index])
+        for image, number, mask in zip(x, index.tolist(), masks, strict=True):
+            whole = torch.cat([plain[number], torch.zeros(1, 8, 8) if burning_in else kept[number]])
+            padded = torch.nn.functional.pad(whole, (1, 1, 1, 1))
+            crops = [padded[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
+            fitting = [crop[3:] > 0 for crop in crops if torch.equal(crop[:3], image)]
+            assert fitting
+            assert burning_in or any(torch.equal(mask, one) for one in fitting)
+    assert sorted(seen) == sorted(3 * list(range(160)))
+
+
+def number_of(*numbers):
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def trained_by_hand(settings, samples):
+    """Adversarial training in plain steps, with SGD's update written out; the weights and a record per epoch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(number_of(settings.seed))
+        model = build_model(settings.architecture, settings.arguments)
+        part = PART(
+            "at",
+            eps=settings.eps,
+            eps_low=settings.eps_low,
+            alpha=settings.alpha,
+            steps=settings.steps,
+            burn_in=settings.burn_in,
+            seed=settings.seed,
+        )
+        velocity = [torch.zeros_like(p) for p in model.parameters()]
+        lr, records = settings.lr, []
+        for epoch in range(settings.epochs):
+            torch.manual_seed(number_of(settings.seed, epoch))
+            part.set_epoch(epoch)
+            losses, right = [], []
+            for rows in DataLoader(range(len(samples)), settings.batch_size, shuffle=True):
+                x, y = torch.stack([samples[row][0] for row in rows]), torch.tensor([samples[row][1] for row in rows])
+                logits = model.train()(part.perturb(model, x, y))
+                terms = torch.nn.functional.cross_entropy(logits, y, reduction="none")
+                losses += terms.tolist()
+                right += (logits.argmax(1) == y).tolist()
+                gradients = torch.autograd.grad(terms.mean(), list(model.parameters()))
+                with torch.no_grad():
+                    for p, g, v in zip(model.parameters(), gradients, velocity, strict=True):
+                        v.mul_(settings.momentum).add_(g.add(p, alpha=settings.weight_decay))
+                        p.add_(v, alpha=-lr)
+            records.append({"epoch": epoch + 1, "loss": np.mean(losses), "adv_accuracy": np.mean(right), "lr": lr})
+            lr *= 0.1 if epoch + 1 in settings.milestones else 1
+    return model.state_dict(), records
+
+
+def test_a_training_is_these_steps(tmp_path, digits_set):
+    """Order, attack, update, weight decay, momentum, milestones, statistics and record, by hand."""
+    settings = preset("digits", epochs=4, burn_in=1, milestones=[1, 3], steps=2, weight_decay=0.1, batch_size=45)
+    expected, records = trained_by_hand(settings, digits_set)
+    train(settings, digits_set, tmp_path / "a.pt", verbose=False)
+    made = weights(tmp_path / "a.pt")
+    assert made.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(made[name], value, rtol=1e-5, atol=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "a.pt.jsonl").read_text().splitlines()]
+    assert all(line.pop("seconds") > 0 for line in lines)
+    assert [sorted(line) for line in lines] == [sorted(record) for record in records]
+    for line, record in zip(lines, records, strict=True):
+        assert line == pytest.approx(record, rel=1e-5)
+
+
+class Noted(list):
+    """Samples that note the order in which they are asked for."""
+
+    def __init__(self, samples):
+        super().__init__(samples)
+        self.asked = []
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return super().__getitem__(index)
+
+
+def test_every_epoch_has_all_samples_in_an_order_of_its_own(tmp_path, digits_set):
+    samples = Noted(digits_set)
+    train(preset("digits", **QUICK), samples, tmp_path / "a.pt", verbose=False)
+    orders = [samples.asked[-480:-320], samples.asked[-320:-160], samples.asked[-160:]]
+    assert len(samples.asked) == 481  # and once for the shape of an image
+    assert all(sorted(order) == list(range(160)) for order in orders)
+    assert len({tuple(order) for order in [*orders, range(160)]}) == 4
+
+
+def test_workers_change_nothing(tmp_path, digits_set):
+    for name, workers in (("a", 0), ("b", 1)):
+        train(preset("digits", **QUICK), digits_set, tmp_path / f"{name}.pt", workers=workers, verbose=False)
+    assert same(weights(tmp_path / "a.pt"), weights(tmp_path / "b.pt"))
+
+
+def test_a_validation_joins_the_record_and_changes_nothing(tmp_path, digits_set):
+    """It sees the network in eval mode, draws as it likes, and returns any numbers."""
+    seen = []
+
+    def validate(model):
+        seen.append(model.training)
+        return {"drawn": torch.rand(()), "count": np.int64(len(seen))}
+
+    settings = preset("digits", **QUICK)
+    train(settings, digits_set, tmp_path / "a.pt", verbose=False)
+    train(settings, digits_set, tmp_path / "b.pt", verbose=False, validate=validate)
+    assert same(weights(tmp_path / "a.pt"), weights(tmp_path / "b.pt"))
+    assert seen == [False] * 3
+    lines = [json.loads(line) for line in (tmp_path / "b.pt.jsonl").read_text().splitlines()]
+    assert [line["count"] for line in lines] == [1, 2, 3]
+    assert all(0 <= line["drawn"] < 1 for line in lines)
+
+
+def test_the_random_state_is_put_back_after_a_failure(tmp_path, digits_set):
+    def validate(model):
+        raise KeyboardInterrupt
+
+    state = torch.random.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        train(preset("digits", **QUICK), digits_set, tmp_path / "a.pt", verbose=False, validate=validate)
+    with pytest.raises(ValueError, match="class 10"):
+        train(preset("digits", **QUICK), [(digits_set[0][0], 10)] * 9, tmp_path / "a.pt", verbose=False)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_budget_goes_before_the_settings_radii(tmp_path, digits_set):
+    """One radius everywhere is adversarial training at that radius, for which the settings have eps_low = eps."""
+    settings = preset("digits", **QUICK)
+    train(settings, digits_set, tmp_path / "a.pt", verbose=False, budget=FixedBudget(0.1))
+    train(preset("digits", eps=0.1, eps_low=0.1, **QUICK), digits_set, tmp_path / "b.pt", verbose=False)
+    assert same(weights(tmp_path / "a.pt"), weights(tmp_path / "b.pt"))
+    stored = load_checkpoint(tmp_path / "a.pt")[1]["training"]
+    assert stored == dataclasses.asdict(settings) | {
+        "samples": 160,
+        "image_shape": [3, 8, 8],
+        "budget": "FixedBudget(eps=0.1)",
+    }
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_is_shown_where_there_is_a_terminal(tmp_path, digits_set, monkeypatch):
+    shown = []
+    for number, (stream, verbose) in enumerate(((Terminal, True), (Terminal, False), (io.StringIO, True))):
+        monkeypatch.setattr(sys, "stderr", stream())
+        train(preset("digits", **QUICK), digits_set, tmp_path / f"net{number}.pt", verbose=verbose)
+        shown.append(sys.stderr.getvalue())
+    assert "net0: 100%" in shown[0]
+    assert "3/3" in shown[0]
+    assert shown[1:] == ["", ""]
+
+
 def test_the_seed_decides(tmp_path, digits_set):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(preset("digits", seed=seed, **QUICK), digits_set, tmp_path / f"{name}.pt", verbose=False)
@@ -95,13 +278,10 @@ def test_the_seed_decides(tmp_path, digits_set):
     assert not same(a, c)
 
 
-def test_nothing_is_overwritten_or_mixed(tmp_path, digits_set, monkeypatch):
+@pytest.fixture
+def stopped(tmp_path, digits_set, monkeypatch):
+    """A training that was stopped after its first epoch."""
     path = tmp_path / "a.pt"
-    path.write_text("mine")
-    with pytest.raises(FileExistsError, match="exists already; choose another name or remove it"):
-        train(preset("digits", **QUICK), digits_set, path, verbose=False)
-    assert path.read_text() == "mine"
-    path.unlink()
     write = training.write_tensors
 
     def dying(kind, path, content):
@@ -111,13 +291,134 @@ def test_nothing_is_overwritten_or_mixed(tmp_path, digits_set, monkeypatch):
     monkeypatch.setattr(training, "write_tensors", dying)
     with pytest.raises(KeyboardInterrupt):
         train(preset("digits", **QUICK), digits_set, path, verbose=False)
-    kept = (tmp_path / "a.pt.resume").read_bytes()
-    for changes, what in (({"lr": 0.01}, "its lr is 0.05, not 0.01"), ({"eps_low": 0.1}, "its eps_low is 0.175")):
-        with pytest.raises(ValueError, match=f"belongs to another training: {what}"):
-            train(preset("digits", **(QUICK | changes)), digits_set, path, verbose=False)
-    with pytest.raises(ValueError, match="its samples is 160, not 100"):
-        train(preset("digits", **QUICK), Subset(digits_set, range(100)), path, verbose=False)
-    assert (tmp_path / "a.pt.resume").read_bytes() == kept
-    (tmp_path / "a.pt.resume").write_bytes(b"x")
-    with pytest.raises(ValueError, match="is damaged or holds more than .*; remove it to begin anew"):
-        train(preset("digits", **QUICK), digits_set, path, verbose=False)
+    monkeypatch.undo()
+    return path
+
+
+OTHER = {
+    "lr": ({"lr": 0.01}, {}, 160, "lr is 0.05, not 0.01"),
+    "eps_low": ({"eps_low": 0.1}, {}, 160, "eps_low is 0.175, not 0.1"),
+    "seed": ({"seed": 1}, {}, 160, "seed is 0, not 1"),
+    "arguments": (
+        {"arguments": {"depth_configs": [1, 1, 1]}},
+        {},
+        160,
+        "arguments is {'channel_configs': [8, 8, 16, 16], 'depth_configs': [1, 1, 1], 'stride_config': [1, 1, 1], "
+        "'num_classes': 10}, not {'depth_configs': [1, 1, 1], 'num_classes': 10}",
+    ),
+    "samples": ({}, {}, 100, "samples is 160, not 100"),
+    "budget": ({}, {"budget": FixedBudget(0.1)}, 160, "budget is None, not 'FixedBudget(eps=0.1)'"),
+    "transform": ({}, {"transform": augmentation("svhn", (8, 8))}, 160, "augmented is False, not True"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_resume_file_of_another_training_is_refused(stopped, digits_set, name):
+    changes, options, n, what = OTHER[name]
+    kept = stopped.with_name("a.pt.resume").read_bytes()
+    before = sorted(stopped.parent.iterdir())
+    with pytest.raises(ValueError) as caught:
+        train(preset("digits", **(QUICK | changes)), Subset(digits_set, range(n)), stopped, verbose=False, **options)
+    assert str(caught.value) == (
+        f"resume file '{stopped}.resume' belongs to another training: its {what}; remove it or choose another "
+        "checkpoint name"
+    )
+    assert stopped.with_name("a.pt.resume").read_bytes() == kept
+    assert sorted(stopped.parent.iterdir()) == before
+
+
+def test_a_resume_file_with_a_budget_is_refused_without(tmp_path, stopped, digits_set):
+    """What this training lacks and the other had is a difference too."""
+    resume = stopped.with_name("a.pt.resume")
+    content = torch.load(resume, weights_only=True)
+    content["settings"]["budget"] = "FixedBudget(eps=0.1)"
+    torch.save(content, resume)
+    with pytest.raises(ValueError, match=r"its budget is 'FixedBudget\(eps=0.1\)', not None; remove it"):
+        train(preset("digits", **QUICK), digits_set, stopped, verbose=False)
+
+
+def test_a_resume_file_from_before_augmentation_was_told_goes_on(tmp_path, stopped, digits_set):
+    """Files of format 1 by earlier versions lack that entry."""
+    resume = stopped.with_name("a.pt.resume")
+    content = torch.load(resume, weights_only=True)
+    assert content["format"] == 1
+    assert content["settings"].pop("augmented") is False
+    torch.save(content, resume)
+    train(preset("digits", **QUICK), digits_set, stopped, verbose=False)
+    train(preset("digits", **QUICK), digits_set, tmp_path / "whole.pt", verbose=False)
+    assert same(weights(stopped), weights(tmp_path / "whole.pt"))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"x", "is damaged or holds more than plain data and tensors; remove it to begin anew"),
+        ({"format": 2}, "has format 2; this version of part_plugin reads 1"),
+        ({"state_dict": {}}, "is not one of part_plugin's; remove it to begin anew"),
+        ({"format": 1}, "is damaged or of another kind: 'settings' is missing; remove it to begin anew"),
+    ],
+)
+def test_a_resume_file_that_cannot_be_read_is_told(tmp_path, digits_set, content, what):
+    resume = tmp_path / "a.pt.resume"
+    resume.write_bytes(content) if isinstance(content, bytes) else torch.save(content, resume)
+    kept = resume.read_bytes()
+    with pytest.raises(ValueError) as caught:
+        train(preset("digits", **QUICK), digits_set, tmp_path / "a.pt", verbose=False)
+    assert str(caught.value) == f"resume file '{resume}' {what}"
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [kept]
+
+
+class Untouchable(list):
+    """Samples of which only the first may be looked at."""
+
+    def __getitem__(self, index):
+        assert index == 0
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "expected"),
+    [
+        ({"settings": "cifar10"}, TypeError, "settings='cifar10' is a str; a Preset is needed, see preset()"),
+        ({"workers": -1}, ValueError, "workers=-1 is not allowed; it must be >= 0"),
+        ({"workers": "2"}, TypeError, "workers='2' is a str; an integer is needed"),
+        ({"dataset": []}, ValueError, "dataset is empty; at least one sample is needed"),
+        ({"path": "mine.pt"}, FileExistsError, "checkpoint 'mine.pt' exists already; choose another name or remove it"),
+        ({"path": "folder"}, FileExistsError, "checkpoint 'folder' exists already; choose another name or remove it"),
+        (
+            {"path": "mine.pt/a.pt"},
+            NotADirectoryError,
+            "log 'mine.pt/a.pt.jsonl' cannot be written: 'mine.pt' is not a directory",
+        ),
+    ],
+)
+def test_wrong_arguments_are_told_before_any_work(tmp_path, digits_set, monkeypatch, changes, error, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.pt").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    right = {"settings": preset("digits", **QUICK), "dataset": Untouchable(digits_set), "path": "a.pt"}
+    with pytest.raises(error) as caught:
+        train(**(right | changes), verbose=False)
+    assert str(caught.value) == expected
+    assert type(caught.value) is error
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "mine.pt"]
+    assert (tmp_path / "mine.pt").read_text() == "mine"
+
+
+def test_a_device_that_is_not_there(tmp_path, digits_set):
+    with pytest.raises(ValueError, match=r"^device='gpu' cannot be used here \(Expected one of cpu, cuda, .*\)$"):
+        train(preset("digits", **QUICK), Untouchable(digits_set), tmp_path / "a.pt", "gpu", verbose=False)
+
+
+@pytest.mark.parametrize(("label", "allowed"), [(10, "0 to 9"), (-1, "0 and above")])
+def test_a_class_that_the_network_does_not_have(tmp_path, digits_set, label, allowed):
+    with pytest.raises(ValueError, match=f"^labels contain class {label}; allowed is {allowed}$"):
+        train(preset("digits", **QUICK), [(digits_set[0][0], label)] * 9, tmp_path / "a.pt", verbose=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_was_left_is_kept_until_the_first_epoch_ends(tmp_path, digits_set):
+    (tmp_path / "a.pt.jsonl").write_text("mine\n")
+    with pytest.raises(ValueError, match="class 10"):
+        train(preset("digits", **QUICK), [(digits_set[0][0], 10)] * 9, tmp_path / "a.pt", verbose=False)
+    assert (tmp_path / "a.pt.jsonl").read_text() == "mine\n"
