@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..short import short
+from .plain import plain
 from .skeleton import Spec
 
 FORMAT = 2
@@ -56,7 +57,7 @@ def encode(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> byt
         ValueError: names and description are larger than `LARGEST_HEADER`.
     """
     start = {"format": FORMAT, "sha256": "0" * 64, "data_sha256": "0" * 64}
-    text = json.dumps(start | _plain(description), separators=(",", ":"))
+    text = json.dumps(start | plain(description), separators=(",", ":"))
     own = {name: one.detach().cpu().clone(memory_format=torch.contiguous_format) for name, one in tensors.items()}
     data = bytearray(safetensors.torch.save(own, {"part_plugin": text}))
     end = 8 + int.from_bytes(data[:8], "little")
@@ -144,21 +145,6 @@ class WeightsFile:
 
 def _sha256(data: bytes | bytearray | memoryview) -> bytes:
     return hashlib.sha256(data).hexdigest().encode()
-
-
-def _plain(value: Any) -> Any:
-    """Return plain data as JSON gives them back.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if isinstance(value, Mapping) and all(type(name) is str for name in value):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise TypeError(f"{short(value)} is a {type(value).__name__}")
 
 
 def _parse(text: bytes | str) -> Any:
