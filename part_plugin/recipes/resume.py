@@ -68,15 +68,16 @@ def read_resume(path: StrPath, expected: Expected) -> dict[str, Any]:
     """
     state = read_tensors("resume file", path, FORMAT, _KEYS, _REMEDY)
     name = f"resume file {os.fspath(path)!r}"
+    told = {"augmented": expected.settings["augmented"]} | state["settings"]  # which was not always told
     try:
-        found = {"augmented": expected.settings["augmented"]} | plain(state["settings"])  # which was not always told
+        found = plain(told)
     except (TypeError, RecursionError) as error:
         raise ValueError(f"{name} is damaged, its settings are not plain data; {_REMEDY}") from error
     settings = plain(expected.settings)
     for setting in settings | found:
         if found.get(setting) != settings.get(setting):
             raise ValueError(
-                f"{name} belongs to another training: its {setting} is {short(state['settings'].get(setting))}, not "
+                f"{name} belongs to another training: its {setting} is {short(told.get(setting))}, not "
                 f"{short(expected.settings.get(setting))}; remove it or choose another checkpoint name"
             )
     try:
