@@ -18,7 +18,7 @@ _CALLABLES = {
     "torch._utils _rebuild_parameter",
 }
 _KINDS = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_LARGEST_PICKLE = 1 << 21
+_LARGEST_PICKLE = 1 << 20
 _ALLOWED = _CALLABLES | {f"torch {kind}Storage" for kind in _KINDS}
 
 

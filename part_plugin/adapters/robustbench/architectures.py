@@ -17,22 +17,24 @@ from ...short import short
 from .resnet18 import ResNet18
 from .toolkit import architectures
 
-LARGEST, LONGEST = 65536, 64
+LARGEST, DEEPEST, LONGEST = 65536, 1024, 64
 SIZE = f"an integer from 1 to {LARGEST}"
 COUNT = f"an integer from 0 to {LARGEST}"
 NUMBER = "a finite number"
 FLAG = "True or False"
 NAME = f"text of at most {LONGEST} characters"
-SIZES, NUMBERS, NAMES = (f"a list of at most {LONGEST}, each {one}" for one in (SIZE, NUMBER, NAME))
+DEPTH = f"an integer from 1 to {DEEPEST}"
+SIZES, DEPTHS, NUMBERS, NAMES = (f"a list of at most {LONGEST}, each {one}" for one in (SIZE, DEPTH, NUMBER, NAME))
 
 _SINGLE: dict[str, Callable[[Any], bool]] = {
     SIZE: lambda value: type(value) is int and 1 <= value <= LARGEST,
+    DEPTH: lambda value: type(value) is int and 1 <= value <= DEEPEST,
     COUNT: lambda value: type(value) is int and 0 <= value <= LARGEST,
     NUMBER: lambda value: type(value) in (int, float) and abs(value) <= 1e30 and math.isfinite(value),
     FLAG: lambda value: type(value) is bool,
     NAME: lambda value: type(value) is str and len(value) <= LONGEST,
 }
-_EACH = {SIZES: SIZE, NUMBERS: NUMBER, NAMES: NAME}
+_EACH = {SIZES: SIZE, DEPTHS: DEPTH, NUMBERS: NUMBER, NAMES: NAME}
 
 _CLASSES = {"num_classes": SIZE}
 _DEEPMIND = _CLASSES | {
@@ -55,11 +57,11 @@ ARCHITECTURES: dict[str, Mapping[str, str]] = {
     "wide_resnet.WideResNet": _CLASSES
     | {"depth": SIZE, "widen_factor": SIZE, "sub_block1": FLAG, "dropRate": NUMBER, "bias_last": FLAG},
     "robust_wide_resnet.RobustWideResNet": _CLASSES
-    | {"channel_configs": SIZES, "depth_configs": SIZES, "stride_config": SIZES, "drop_rate_config": NUMBERS},
+    | {"channel_configs": SIZES, "depth_configs": DEPTHS, "stride_config": SIZES, "drop_rate_config": NUMBERS},
     "robust_resnet.PreActResNet": _CLASSES
     | {
         "channel_configs": SIZES,
-        "depth_configs": SIZES,
+        "depth_configs": DEPTHS,
         "stride_config": SIZES,
         "stem_stride": SIZE,
         "kernel_size_configs": SIZES,
@@ -79,12 +81,12 @@ ARCHITECTURES: dict[str, Mapping[str, str]] = {
     "Meansparse_swin_L.swin_large_patch4_window7_224_with_MeanSparse": _CLASSES,
     "robustarch_wide_resnet.get_model": {"model_name": NAME},
     "paf_wide_resnet.pssilu_wrn_28_10": {"dropRate": NUMBER} | _CLASSES,
-    "CARD_resnet.LRR_ResNet": {"layers": SIZES, "width": SIZE} | _CLASSES,
-    "CARD_resnet.WidePreActResNet": {"num_blocks": SIZES, "widen_factor": SIZE} | _CLASSES,
-    "bit_rn_v2.ResNetV2": {"block_units": SIZES, "width_factor": SIZE, "head_size": SIZE, "zero_head": FLAG},
+    "CARD_resnet.LRR_ResNet": {"layers": DEPTHS, "width": SIZE} | _CLASSES,
+    "CARD_resnet.WidePreActResNet": {"num_blocks": DEPTHS, "widen_factor": SIZE} | _CLASSES,
+    "bit_rn_v2.ResNetV2": {"block_units": DEPTHS, "width_factor": SIZE, "head_size": SIZE, "zero_head": FLAG},
     "resnest.ResNest152": _CLASSES,
     "alexnet.alexnet_imagenet_corruptions": _CLASSES,
-    "convnext_v2.ConvNeXtV2": _CONVNEXT | {"depths": SIZES, "dims": SIZES},
+    "convnext_v2.ConvNeXtV2": _CONVNEXT | {"depths": DEPTHS, "dims": SIZES},
     "convnext_v2.convnextv2_atto": _CONVNEXT,
     "convnext_v2.convnextv2_femto": _CONVNEXT,
     "convnext_v2.convnext_pico": _CONVNEXT,
