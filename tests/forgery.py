@@ -1,4 +1,4 @@
-"""Checkpoints made by hand, with checksums that are right whatever else is wrong, and what happens when they are read."""
+"""Checkpoints made by hand, whose checksums are right whatever else is wrong, and what happens when they are read."""
 
 import functools
 import hashlib
@@ -48,7 +48,7 @@ def entries_and_data(tensors):
 
 
 def sealed(text, entries, data, *, version=2, more_metadata=""):
-    """The bytes of a file of format 2, of the JSON of a description without its braces and of all entries without theirs.
+    """The bytes of a file of format 2, of the JSON of a description and of all entries, both without their braces.
 
     Written after the format's description, without its code.
     """

@@ -199,8 +199,9 @@ def _check_masks(part: Mapping[str, Any], expected: Expected, renewal: int | Non
     keys, masks, size = part.get("mask_keys"), part.get("masks"), part.get("mask_size")
     if not isinstance(keys, Tensor) or keys.dtype != torch.int64 or keys.dim() != 1:
         raise ValueError(f"mask_keys={short(keys)} are not the numbers of samples")
-    if part.get("masks_since", 0) != renewal:
-        raise ValueError(f"masks_since={short(part.get('masks_since', 'missing'))} is not {renewal}")
+    since = part.get("masks_since", "missing")
+    if type(since) not in (int, type(None)) or since != renewal:
+        raise ValueError(f"masks_since={short(since)} is not {renewal}")
     samples = 0 if renewal is None else expected.samples
     if len(keys) != samples or sorted(keys.tolist()) != list(range(samples)):
         raise ValueError(f"masks of {len(keys)} samples are there, not of each of {samples}")

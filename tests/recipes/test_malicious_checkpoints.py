@@ -389,7 +389,7 @@ TYPERS = HARMLESS | {  # it looks at functions and evaluates annotations
 
 
 def check(folder, outcome, expected, harmless=HARMLESS):
-    """One sentence each, in a second or so, without memory; and of everything that Python tells auditors, only reads."""
+    """One sentence each, in a second or so, without memory; and Python tells auditors of nothing but reads."""
     assert set(outcome) == set(expected)
     wrong = []
     for name, (kind, text, seconds, grown, events) in outcome.items():
