@@ -30,10 +30,10 @@ def main():
         optimizer=torch.optim.Adam(model.parameters(), lr=0.01),
         clip_values=(0, 1),
     )
-    attack = ProjectedGradientDescent(
+    pgd = ProjectedGradientDescent(
         classifier, eps=EPS, eps_step=EPS / 4, max_iter=10, num_random_init=1, batch_size=128
     )
-    trainer = PARTTrainer(classifier, attack, ratio=1.0)  # was: trainer = AdversarialTrainer(classifier, attack, ratio=1.0)
+    trainer = PARTTrainer(classifier, pgd, ratio=1.0)  # was: trainer = AdversarialTrainer(classifier, pgd, ratio=1.0)
     trainer.fit(x[:1400], y[:1400], batch_size=100, nb_epochs=EPOCHS)
 
     accuracy = np.mean(classifier.predict(x[1400:]).argmax(axis=1) == y[1400:])

@@ -1,4 +1,4 @@
-"""PART in a loop of your own, with PyTorch alone: TRADES with a radius per pixel, burn-in and refresh."""
+"""PART in a loop of your own, with PyTorch alone: TRADES with a radius per pixel, after an epoch of burn-in."""
 
 import torch
 from torch import nn

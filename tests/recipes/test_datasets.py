@@ -249,12 +249,45 @@ def test_wrong_arguments_of_load_dataset(tmp_path, arguments, expected):
     assert message(ValueError, load_dataset, root=tmp_path, **arguments) == expected
 
 
+@pytest.mark.parametrize(("root", "kind"), [(None, "NoneType"), (3, "int"), (b"data", "bytes")])
+def test_a_root_that_is_no_path(root, kind):
+    expected = f"root={root!r} is a {kind}; a directory is needed"
+    assert message(TypeError, load_dataset, "cifar10", root) == expected
+
+
+def test_digits_are_scikit_learns_three_channels_wide():
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    parts = {split: as_tensors(load_dataset("digits", None, split)) for split in ("train", "test")}
+    assert [len(x) for x, _ in parts.values()] == [1397, 400]
+    shares = torch.from_numpy(labels).bincount() * 400 / 1797  # of each class in the test set
+    assert (parts["test"][1].bincount() - shares).abs().max() < 1
+    for x, _ in parts.values():
+        assert x.shape[1:] == (3, 8, 8)
+        assert torch.equal(x, x[:, :1].expand(-1, 3, -1, -1))
+    x, y = (torch.cat(both) for both in zip(*parts.values(), strict=True))
+    found = [(*image, label) for image, label in zip((16 * x[:, 0]).flatten(1).tolist(), y.tolist(), strict=True)]
+    assert sorted(found) == sorted((*image, label) for image, label in zip(images, labels, strict=True))
+
+
+def test_digits_are_not_augmented():
+    assert message(ValueError, load_dataset, "digits", "", "train", augment=True) == (
+        "augment=True is not possible for 'digits'; their images have no room to be cropped"
+    )
+
+
 def test_missing_toolkits(tmp_path, monkeypatch):
     found = importlib.util.find_spec
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None if name == "scipy" else found(name))
         assert message(ImportError, load_dataset, "svhn", tmp_path) == (
             "name='svhn' needs scipy, which is not installed: pip install scipy"
+        )
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sklearn.datasets", None)
+        assert message(ImportError, load_dataset, "digits", "") == (
+            "name='digits' needs scikit-learn, which is not installed: pip install scikit-learn"
         )
     monkeypatch.setitem(sys.modules, "torchvision", None)
     text = message(ImportError, load_dataset, "cifar10", tmp_path)
@@ -269,6 +302,9 @@ def test_the_module_imports_with_torch_and_numpy_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(1 / 255), "set()"]
+
+
+IMAGE = torch.full((1, 2, 2), 0.5)
 
 
 @pytest.fixture
@@ -293,6 +329,27 @@ def test_as_tensors_takes_the_first_or_draws_at_random(numbered):
     assert as_tensors(numbered, seed=3)[1].tolist() == list(range(8))
 
 
+def test_as_tensors_asks_for_each_sample_once_and_in_order():
+    """So that a dataset that augments, or reads from a disk, is asked no more than it must be."""
+    asked = []
+
+    class Asked(list):
+        def __getitem__(self, index):
+            asked.append(index)
+            return torch.full((1, 1, 1), index / 8), 7 - index
+
+    for n, seed in ((5, None), (8, None), (5, 2)):
+        asked.clear()
+        x, y = as_tensors(Asked(range(8)), n, seed)
+        assert asked == sorted(set(asked))
+        assert len(asked) == n
+        assert torch.equal(x.flatten(), torch.tensor(asked) / 8)
+        assert y.tolist() == [7 - index for index in asked]
+        assert seed is not None or asked == list(range(n))
+    drawn = torch.randperm(8, generator=torch.Generator().manual_seed(2))[:5]
+    assert asked == sorted(drawn.tolist())
+
+
 def test_as_tensors_leaves_the_global_generator_alone(numbered):
     before = torch.get_rng_state()
     as_tensors(numbered, 4, seed=3)
@@ -315,6 +372,22 @@ def test_as_tensors_is_float32_whatever_comes_in(numbered):
         (8, {"n": 2.0}, TypeError, "n=2.0 is a float; an integer is needed"),
         (8, {"seed": -1}, ValueError, "seed=-1 is not allowed; it must be >= 0"),
         ([("cat", 1)], {}, TypeError, "the dataset's images are str; tensors are needed (ToTensor)"),
+        ([(IMAGE, "cat")], {}, TypeError, "the dataset's classes are 'cat' and the like; class indices are needed"),
+        (
+            [(IMAGE, torch.tensor([0, 1]))],
+            {},
+            TypeError,
+            "the dataset's classes are tensor([0, 1]) and the like; class indices are needed",
+        ),
+        ([(IMAGE, 0.5)], {}, ValueError, "labels are not whole numbers; class indices are needed"),
+        ([(IMAGE, 0), (IMAGE, -1)], {}, ValueError, "labels contain class -1; allowed is 0 and above"),
+        ([(IMAGE, 0), (IMAGE + 1, 0)], {}, ValueError, "images span [0.5, 1.5]; allowed is [0, 1]"),
+        (
+            [(IMAGE, 0), (IMAGE[:, :1], 0)],
+            {},
+            ValueError,
+            "images 0 and 1 have sizes 1x2x2 and 1x1x2; one is needed",
+        ),
         (
             [(torch.full((1, 2, 2), 255, dtype=torch.uint8), 1)],
             {},
