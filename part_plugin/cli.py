@@ -172,7 +172,8 @@ def compare(
 @app.command()
 def explain(
     checkpoints_and_images: Annotated[
-        list[Path], typer.Argument(metavar="CHECKPOINT... IMAGE...", help="Checkpoints (.pt), then picture files.")
+        list[Path],
+        typer.Argument(metavar="CHECKPOINT... IMAGE...", help="Checkpoints (.pt, .safetensors), then pictures."),
     ],
     out: Annotated[Path, typer.Option(help="Figure to write.")] = Path("explain.png"),
     eps: Annotated[str, typer.Option(help="Radius of important pixels.")] = "8/255",
