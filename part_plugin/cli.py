@@ -10,7 +10,7 @@ import torch
 import typer
 
 from .checks import check_count, parse_radius
-from .cli_arguments import images_for, networks_and_pictures, overrides, runs, subset
+from .cli_arguments import images_for, networks_and_pictures, overrides, runs, subset, trained_size
 from .recipes.augmentation import augmentation
 from .recipes.common import usable_device
 from .recipes.datasets import DATASETS, load_dataset
@@ -172,7 +172,8 @@ def compare(
 @app.command()
 def explain(
     checkpoints_and_images: Annotated[
-        list[Path], typer.Argument(metavar="CHECKPOINT... IMAGE...", help="Checkpoints (.pt), then picture files.")
+        list[Path],
+        typer.Argument(metavar="CHECKPOINT... IMAGE...", help="Checkpoints (.pt, .safetensors), then pictures."),
     ],
     out: Annotated[Path, typer.Option(help="Figure to write.")] = Path("explain.png"),
     eps: Annotated[str, typer.Option(help="Radius of important pixels.")] = "8/255",
@@ -197,9 +198,8 @@ def explain(
     low = None if eps_low is None else parse_radius("eps_low", eps_low)
     budget = PixelBudget(parse_radius("eps", eps), low, cam=cam)
     loaded = {path.stem: load_checkpoint(path) for path in networks}
-    trained_on = next(iter(loaded.values()))[1]["training"].get("image_shape")
     given = None if size is None else [check_count("--size", size)] * 2
-    images = load_pictures(pictures, given or (trained_on and trained_on[1:]))
+    images = load_pictures(pictures, given or trained_size({name: one for name, (_, one) in loaded.items()}))
     models = {name: model for name, (model, _) in loaded.items()}
     with torch.no_grad():
         labels = next(iter(models.values()))(images).argmax(1)

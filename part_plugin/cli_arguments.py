@@ -13,6 +13,9 @@ from torch.utils.data import Subset
 
 from .recipes.common import Samples
 from .recipes.datasets import DATASETS, as_tensors, load_dataset
+from .short import short
+
+_LARGEST_SIDE = 1024
 
 
 def overrides(settings: Sequence[str] | None) -> dict[str, Any]:
@@ -88,11 +91,13 @@ def images_for(
     Raises:
         ValueError: no dataset is named, or one with classes that a network does not have.
     """
-    first = next(iter(descriptions))
-    dataset = dataset or descriptions[first]["training"].get("dataset")
     if dataset is None:
-        known = ", ".join(DATASETS)
-        raise ValueError(f"--dataset is missing, and checkpoint {first!r} does not say; choose from {known}")
+        first = next(iter(descriptions))
+        dataset, known = descriptions[first]["training"].get("dataset"), ", ".join(DATASETS)
+        if dataset is None:
+            raise ValueError(f"--dataset is missing, and checkpoint {first!r} does not say; choose from {known}")
+        if type(dataset) is not str or dataset not in DATASETS:
+            raise ValueError(f"checkpoint {first!r} was trained on dataset={short(dataset)}; known are {known}")
     samples: Samples = load_dataset(dataset, root, "test", download)
     x, y = as_tensors(samples, n, 0 if dataset == "imagefolder" else None)
     for name, description in descriptions.items():
@@ -101,13 +106,35 @@ def images_for(
     return x, y
 
 
+def trained_size(descriptions: Mapping[str, Mapping[str, Any]]) -> list[int] | None:
+    """Return (H, W) of the images that the first checkpoint was trained on, None if it does not say.
+
+    Args:
+        descriptions: those of the checkpoints, by their names.
+
+    Raises:
+        ValueError: it says something else than three sizes.
+    """
+    first = next(iter(descriptions))
+    shape = descriptions[first]["training"].get("image_shape")
+    if shape is None:
+        return None
+    sizes = list(shape) if type(shape) in (list, tuple) else []
+    if len(sizes) != 3 or not all(type(one) is int and 1 <= one <= _LARGEST_SIDE for one in sizes):
+        raise ValueError(
+            f"checkpoint {first!r} was trained on image_shape={short(shape)}; three integers from 1 to {_LARGEST_SIDE} "
+            "are needed, or --size"
+        )
+    return sizes[1:]
+
+
 def networks_and_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Return the checkpoints among `paths` and the other files.
 
     Raises:
         ValueError: one of the two is missing, or two checkpoints have the same name.
     """
-    networks = [path for path in paths if path.suffix in (".pt", ".pth")]
+    networks = [path for path in paths if path.suffix in (".pt", ".pth", ".safetensors")]
     pictures = [path for path in paths if path not in networks]
     if not networks or not pictures:
         raise ValueError("at least one checkpoint (.pt) and one picture are needed")

@@ -19,9 +19,11 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, BinaryIO, get_args
 
 import torch
+
+from .archives import check_archive
 
 StrPath = str | os.PathLike[str]
 Keys = Mapping[str, type | UnionType]
@@ -191,6 +193,31 @@ def read_lines(kind: str, path: StrPath) -> list[Any]:
 
 
 @contextmanager
+def opened(kind: str, path: StrPath) -> Iterator[BinaryIO]:
+    """Open a regular file to read its bytes; a pipe is not waited for, and a device not touched.
+
+    Args:
+        kind: what the file is, for error messages.
+        path: the file; links are followed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        OSError: a directory (IsADirectoryError), something else that is no regular file, or it cannot be read.
+    """
+    name = f"{kind} {os.fspath(path)!r}"
+    if _status(name, path, "read") is None:
+        raise FileNotFoundError(f"{name} does not exist")
+    with _one_sentence(name, "read"), open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced since
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        yield file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+@contextmanager
 def _one_sentence(name: str, done: str) -> Iterator[None]:
     """Tell what the operating system refused, without the name of a temporary file."""
     try:
@@ -265,15 +292,13 @@ def _json(kind: str, path: StrPath, content: Any, indent: int | None = None) -> 
 
 
 def _load(data: bytes | memoryview) -> Any:
+    check_archive(data)
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _read(kind: str, path: StrPath) -> bytes:
-    name = f"{kind} {os.fspath(path)!r}"
-    if _status(name, path, "read") is None:
-        raise FileNotFoundError(f"{name} does not exist")
-    with _one_sentence(name, "read"):
-        return Path(path).read_bytes()
+    with opened(kind, path) as file:
+        return file.read()
 
 
 def _read_checked(

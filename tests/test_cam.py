@@ -206,6 +206,19 @@ def test_wrong_arguments(digits_net, batch, options, message):
 # Every source of maps
 
 
+@pytest.mark.parametrize("missing", [None, "target_layers", "reshape_transform", "classes"])
+def test_the_library_gets_what_our_own_methods_get(digits_net, batch, missing):
+    def mirrored(maps):
+        return maps.flip(3)
+
+    options = {"target_layers": "features.2", "reshape_transform": mirrored, "classes": torch.arange(16) % 10}
+    wanted = class_activation_map(digits_net, batch[0], cam="layercam", **options)
+    some = {name: value for name, value in options.items() if name != missing}
+    for cam in ("layercam", "LayerCAM", LayerCAM):
+        close = torch.isclose(class_activation_map(digits_net, batch[0], cam=cam, **some), wanted, atol=1e-5)
+        assert bool(close.all()) == (missing is None)
+
+
 @pytest.mark.parametrize("cam", ["gradcam", GradCAMPlusPlus, lambda model, images, classes: images[:, 0] * classes[0]])
 @pytest.mark.parametrize("classes", [None, torch.arange(16) % 10])
 def test_the_logits_come_along(digits_net, batch, cam, classes):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from part_plugin.cli_arguments import images_for, networks_and_pictures, overrides, runs, subset
+from part_plugin.cli_arguments import images_for, networks_and_pictures, overrides, runs, subset, trained_size
+from part_plugin.short import short
 
 
 def message(error, call, *args, **kwargs):
@@ -115,9 +116,31 @@ def test_a_dataset_must_be_known():
     )
 
 
+@pytest.mark.parametrize("dataset", ["mnist", ["digits"], 5, "../digits", torch.ones(2), "x" * 1000])
+def test_a_dataset_that_a_checkpoint_makes_up(dataset):
+    text = message(ValueError, images_for, {"a": {"training": {"dataset": dataset}}}, None, Path("x"), True, None)
+    assert text == (
+        f"checkpoint 'a' was trained on dataset={short(dataset)}; known are cifar10, svhn, tinyimagenet, digits, "
+        "imagefolder"
+    )
+
+
+def test_the_size_that_a_checkpoint_was_trained_on():
+    def sized(shape):
+        return {"a": {"training": {"image_shape": shape}}, "b": {"training": {"image_shape": [3, 1, 1]}}}
+
+    assert trained_size({"a": {"training": {}}}) is None
+    assert trained_size(sized([3, 8, 1024])) == [8, 1024]
+    assert trained_size(sized((3, 8, 9))) == [8, 9]
+    for shape in ([3, 8, 1025], [3, 10**9, 8], [3, 0, 8], [8, 8], [3, 8.0, 8], [3, True, 8], "388", 3, {"0": 3}):
+        assert message(ValueError, trained_size, sized(shape)) == (
+            f"checkpoint 'a' was trained on image_shape={shape!r}; three integers from 1 to 1024 are needed, or --size"
+        )
+
+
 def test_checkpoints_are_told_from_pictures_by_their_endings():
-    paths = [Path(name) for name in ("a.pt", "cat.png", "b.pth", "dog")]
-    assert networks_and_pictures(paths) == ([paths[0], paths[2]], [paths[1], paths[3]])
+    paths = [Path(name) for name in ("a.pt", "cat.png", "b.pth", "dog", "c.safetensors")]
+    assert networks_and_pictures(paths) == ([paths[0], paths[2], paths[4]], [paths[1], paths[3]])
     for some in (paths[:1], paths[1:2], []):
         text = "at least one checkpoint (.pt) and one picture are needed"
         assert message(ValueError, networks_and_pictures, some) == text

@@ -14,6 +14,8 @@ PACKAGE = Path(part_plugin.__file__).parent
 CORE = [
     "checks",
     "plugins",
+    "short",
+    "archives",
     "files",
     "network",
     "network.view",

@@ -131,7 +131,7 @@ except ImportError as error:
     print(error)
 """)
     assert printed.strip() == (
-        "robustbench imports pkg_resources, which setuptools 81 took away: pip install 'setuptools<81'"
+        "robustbench imports pkg_resources, which setuptools 82 took away: pip install 'setuptools<82'"
     )
 
 

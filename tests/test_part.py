@@ -647,6 +647,31 @@ def test_calls_that_are_refused_in_one_sentence(digits_net, batch):
     assert_untouched(digits_net, before)
 
 
+@pytest.mark.parametrize("objective", ["at", "trades"])
+def test_what_a_training_pass_returns(digits_net, batch, objective):
+    part = PART(objective, burn_in=0, **SETTINGS)
+    adv = (batch[0] + 0.1).clamp(0, 1)
+    outputs = part.training_pass(digits_net, batch[0], adv, nn.functional.one_hot(batch[1], 10))
+    assert torch.equal(outputs.adv_logits, digits_net(adv))
+    if objective == "at":
+        assert outputs.natural_logits is None
+    else:
+        assert torch.equal(outputs.natural_logits, digits_net(batch[0]))
+    expected = part.objective.loss(digits_net(adv), batch[1], digits_net(batch[0]))
+    assert torch.equal(outputs.loss, expected)
+
+
+def test_masks_are_remembered_in_the_loss_and_of_images_of_another_range(digits_net, batch):
+    part = PART(burn_in=0, mask_every=2, eps=0.2, eps_low=0.05, alpha=0.05, clip=(-2.0, 2.0))
+    part.set_epoch(0)
+    part.remember(digits_net, 4 * batch[0] - 2, nn.functional.one_hot(batch[1], 10), torch.arange(16))
+    assert len(part.masks) == 16
+    part.loss(digits_net, 4 * batch[0] - 2, batch[1], torch.arange(10, 26))
+    assert (len(part.masks), part.budget.images) == (26, 26)
+    with pytest.raises(ValueError, match=r"^images span \[0, 4\]; allowed is \[-2, 2\]$"):
+        part.remember(digits_net, 4 * batch[0], batch[1], torch.arange(16))
+
+
 def test_a_state_goes_through_a_file(digits_net, batch, tmp_path):
     part = PART(burn_in=0, mask_every=2, seed=0, **SETTINGS)
     part.set_epoch(0)

@@ -136,6 +136,10 @@ def test_the_nearest_names_are_told(digits_net, batch):
     message = "target_layers='feature' is no module of the model; the nearest are ['features', "
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         resolve_target_layers(digits_net, "feature", batch[0])
+    with pytest.raises(ValueError, match="^target_layers='zzz' is no module of the model; the nearest are ") as raised:
+        resolve_target_layers(digits_net, "zzz", batch[0])
+    near = str(raised.value).split("the nearest are ")[1]
+    assert len(near.split(",")) == 5
     message = "target_layers='' is no module of the model; the nearest are "
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         resolve_target_layers(digits_net, "", batch[0])

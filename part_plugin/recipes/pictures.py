@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,17 +11,22 @@ from torch import Tensor
 
 from .common import import_torchvision
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Those that are read; others of Pillow's run programs (EPS) or hold pictures by the way."""
+LARGEST = 1 << 26
+"""Pixels that a picture may have; it needs 15 bytes for each while it is read."""
+
 
 def load_pictures(paths: Sequence[Path], size: Sequence[int] | None = None) -> Tensor:
     """Return picture files as images (N, 3, H, W) in [0, 1], float32.
 
     Args:
-        paths: files of any format that Pillow reads.
+        paths: files of one of the `FORMATS`, with at most `LARGEST` pixels.
         size: resize them to this (H, W). (Default: as they are, all alike)
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no picture, a damaged one, or pictures of several sizes and no `size`.
+        ValueError: no picture, a damaged or too large one, or pictures of several sizes and no `size`.
     """
     images = [_load(path, size) for path in paths]
     for path, image in zip(paths, images, strict=True):
@@ -37,19 +43,33 @@ def _load(path: Path, size: Sequence[int] | None) -> Tensor:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no picture, or a damaged one.
+        ValueError: no picture, or a damaged or too large one.
     """
     from PIL import Image
 
     import_torchvision()
     from torchvision.transforms.functional import resize, to_tensor
 
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"picture {str(path)!r} does not exist")
+    if not path.is_file():
+        raise ValueError(f"picture {str(path)!r} is not a regular file; one is needed")
+    damaged = f"picture {str(path)!r} is damaged or no picture"
     try:
-        with Image.open(path) as file:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own about sizes
+            file = Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"picture {str(path)!r} has too many pixels; at most {LARGEST} are allowed") from error
+    except Exception as error:  # Pillow's readers have many for damaged files
+        raise ValueError(damaged) from error
+    with file:
+        width, height = file.size
+        if width * height > LARGEST:
+            raise ValueError(f"picture {str(path)!r} has {width} x {height} pixels; at most {LARGEST} are allowed")
+        try:
             picture = file.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"picture {str(path)!r} is damaged or no picture") from error
+        except Exception as error:
+            raise ValueError(damaged) from error
     image: Tensor = to_tensor(picture if size is None else resize(picture, list(size)))
     return image

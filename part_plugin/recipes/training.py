@@ -20,23 +20,13 @@ from tqdm.auto import tqdm
 from ..adapters.robustbench import build_model
 from ..budget import Budget
 from ..checks import check_count
-from ..files import StrPath, read_tensors, write_tensors, write_text
+from ..files import StrPath, write_tensors, write_text
 from ..part import PART
 from .augmentation import MovedMasks, Moves
 from .checkpoints import save_checkpoint
 from .common import Samples, usable_device
 from .presets import Preset
-
-FORMAT = 1
-_KEYS = {
-    "settings": dict,
-    "model": dict,
-    "optimizer": dict,
-    "schedule": dict,
-    "part": dict,
-    "epoch": int,
-    "history": list,
-}
+from .resume import FORMAT, Expected, read_resume
 
 
 def train(
@@ -93,7 +83,7 @@ def train(
     with _everything_seeded(settings.seed):
         run = _Run(settings, dataset, device, workers, transform, budget)
     if resume.exists():
-        run.load_state(_read_resume(resume, told))
+        run.load_state(read_resume(resume, run.expected(told)))
     if not log.exists():  # try the directory before the work
         write_text("log", log, "")
         log.unlink()
@@ -186,29 +176,25 @@ class _Run:
             "history": self.history,
         }
 
+    def expected(self, settings: dict[str, Any]) -> Expected:
+        burn_in, mask_every = self.settings.burn_in, self.settings.mask_every
+        return Expected(
+            settings,
+            fresh=self.state(),
+            parameters=list(self.model.parameters()),
+            epochs=self.settings.epochs,
+            batches=len(self.loader(self.plain)),
+            samples=len(self.plain),
+            size=settings["image_shape"][1:],
+            renewal=lambda epoch: None if mask_every == 1 or epoch <= burn_in else (epoch - 1 - burn_in) // mask_every,
+        )
+
     def load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.part.load_state_dict(state["part"])
         self.epoch, self.history = state["epoch"], state["history"]
-
-
-def _read_resume(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the state in PATH.resume.
-
-    Raises:
-        ValueError: it belongs to other settings.
-    """
-    state = read_tensors("resume file", path, FORMAT, _KEYS, "remove it to begin anew")
-    other = {"augmented": settings["augmented"]} | state["settings"]  # which was not always told
-    for name in settings | other:
-        if other.get(name) != settings.get(name):
-            raise ValueError(
-                f"resume file {str(path)!r} belongs to another training: its {name} is {other.get(name)!r}, not "
-                f"{settings.get(name)!r}; remove it or choose another checkpoint name"
-            )
-    return state
 
 
 @contextmanager

@@ -84,33 +84,6 @@ def test_everything_is_as_it_was_after_an_exception(network):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "arguments", "message"),
-    [
-        *(
-            (
-                name,
-                None,
-                f"architecture={name!r} is not known; it must be module.name in robustbench.model_zoo.architectures, "
-                "e.g. 'resnet.ResNet18'",
-            )
-            for name in ("resnet.ResNet19", "os.system", "resnet.F", "resnet", "", ".", 5, None, "resnet.nn.Linear")
-        ),
-        (
-            "wide_resnet.WideResNet",
-            {"deep": 10},
-            "arguments={'deep': 10} do not fit architecture 'wide_resnet.WideResNet': "
-            "WideResNet.__init__() got an unexpected keyword argument 'deep'",
-        ),
-        ("alexnet._cfg", None, "architecture='alexnet._cfg' makes a dict; a network is needed"),
-    ],
-)
-def test_what_builds_no_network(architecture, arguments, message):
-    with pytest.raises(ValueError) as caught:
-        build_model(architecture, arguments)
-    assert str(caught.value) == message
-
-
 def test_own_files_of_robustbench_are_recognised(tmp_path, monkeypatch):
     """The file of another package over one of RobustBench's, as torchattacks' wheel leaves it."""
     check_own_files()  # as installed here

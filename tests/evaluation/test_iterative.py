@@ -49,7 +49,7 @@ def test_pgd_takes_steps_of_a_quarter_of_eps_from_a_random_start(narrow_net, hel
 
 def test_adaptive_pgd_takes_the_same_steps_in_a_budget_of_its_own(narrow_net, held_out):
     x, y = held_out
-    for adaptive in (None, PixelBudget(0.2, 0.05)):
+    for adaptive in (None, PixelBudget(0.2, 0.05), PixelBudget(0.2, 0.05, target="true")):
         radii = (adaptive or PixelBudget(1.5 * EPS, EPS)).radii(narrow_net, x, y)
         assert len(radii.unique()) == 2
         run = lambda a=adaptive: evaluate(narrow_net, x, y, EPS, ["adaptive_pgd4", "pgd1"], adaptive=a, verbose=False)  # noqa: E731

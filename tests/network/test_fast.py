@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import assert_untouched, snapshot
+from torch import nn
 from torch._dynamo.utils import counters
 
 from part_plugin import PART
+from part_plugin.network import fast
 from part_plugin.network.fast import accelerated, check_fast
 from part_plugin.network.fold import foldable_pairs
 from part_plugin.network.isolation import eval_mode, frozen
@@ -38,8 +40,8 @@ def test_on_a_trained_resnet(cifar_net, photos):
     with torch.no_grad():
         labels = cifar_net(photos).argmax(1)
     expected = plain_gradient(cifar_net, photos, labels)
-    for fast in ((), ("fold",)):
-        found = gradient(cifar_net, photos, labels, *fast)
+    for options in ((), ("fold",)):
+        found = gradient(cifar_net, photos, labels, *options)
         each = [distance(a, b) for a, b in zip(found, expected, strict=True)]
         assert sorted(each)[len(each) // 2] < 1e-3
         assert float((found.sign() != expected.sign()).float().mean()) < 0.01
@@ -143,8 +145,79 @@ def test_a_view_is_attacked_behind_its_normalisation(digits_net, batch, options)
 def test_nothing_asked_for_is_nothing_changed(digits_net, batch):
     with accelerated(digits_net, batch[0], ()) as attacked:
         assert attacked is digits_net
-    with accelerated(digits_net, batch[0], ("bfloat16",)) as attacked, torch.no_grad():
-        with torch.autocast("cpu", torch.bfloat16):
+
+
+# The compiled copy, compiled by a backend that needs no C++ compiler
+
+
+@pytest.fixture
+def eagerly(monkeypatch):
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, **options: compile_(network, backend="eager", **options))
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("options", [("compile",), ("fold", "compile")])
+def test_what_is_attacked_is_the_compiled_copy(digits_net, batch, options):
+    """Nested, so that the batch norms have to be found in it; no parameter of it asks for a gradient."""
+    net, (images, labels) = nn.Sequential(nn.Identity(), nn.Sequential(digits_net)).eval(), batch
+    expected = plain_gradient(net, images, labels)
+    with eval_mode(net), frozen(net), accelerated(net, images, options) as attacked:
+        assert isinstance(attacked, fast._CompiledCopy)
+        assert not any(parameter.requires_grad for parameter in attacked.parameters())
+        norms = [module for module in attacked.copy.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert len(norms) == (0 if "fold" in options else 2)
+        adv = images.clone().requires_grad_()
+        found = torch.autograd.grad(F.cross_entropy(attacked(adv), labels), adv)[0]
+        assert distance(found, expected) < 1e-5
+        with torch.no_grad():
+            torch.testing.assert_close(attacked(images), net(images), rtol=1e-4, atol=1e-4)
+    with accelerated(net, images, options) as again:
+        assert again is attacked
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_short_batches_are_filled_up_and_those_without_gradient_not_compiled(digits_net, batch):
+    images = batch[0]
+    with eval_mode(digits_net), frozen(digits_net), accelerated(digits_net, images, ("compile",)) as attacked:
+        sizes, run = [], attacked.run
+        del attacked.run
+        attacked.run = lambda rows: sizes.append(len(rows)) or run(rows)
+        for rows in (16, 5, 1, 16):
+            logits = attacked(images[:rows].clone().requires_grad_())
+            assert len(logits) == rows
+            torch.testing.assert_close(logits, digits_net(images[:rows]), rtol=1e-4, atol=1e-4)
+        assert sizes == [16] * 4
+        attacked(images[:3])
+        assert len(sizes) == 4
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_view_of_a_compiled_copy(digits_net, batch):
+    view = ModelView(digits_net, lambda x: 2 * x - 0.5)
+    with eval_mode(view), frozen(view), accelerated(view, batch[0], ("compile",)) as attacked:
+        assert isinstance(attacked, ModelView)
+        assert isinstance(attacked.module, fast._CompiledCopy)
+        assert attacked.preprocess is view.preprocess
+    found = gradient(view, *batch, "compile")
+    assert distance(found, 2 * plain_gradient(digits_net, 2 * batch[0] - 0.5, batch[1])) < 1e-5
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_there_is_a_copy_for_every_kind_of_images(digits_net, batch):
+    images, labels = batch
+    for some in (images, images[:3], images.repeat(1, 1, 2, 2), images):
+        gradient(digits_net, some, labels[: len(some)], "compile")
+    assert len(fast._compiled[digits_net]) == 2
+    gradient(digits_net, images, labels, "fold", "compile")
+    assert len(fast._compiled[digits_net]) == 3
+    assert None not in fast._compiled[digits_net].values()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_precision_is_the_one_asked_for(digits_net, batch, dtype):
+    with accelerated(digits_net, batch[0], (str(dtype).removeprefix("torch."),)) as attacked, torch.no_grad():
+        with torch.autocast("cpu", dtype):
             expected = digits_net(batch[0])
-        assert expected.dtype == torch.bfloat16
+        assert expected.dtype == dtype
         assert torch.equal(attacked(batch[0]), expected.float())

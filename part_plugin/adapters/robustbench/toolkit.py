@@ -1,4 +1,4 @@
-"""RobustBench made importable from its PyPI release, its evaluation and its architectures.
+"""RobustBench made importable from its PyPI release, and its evaluation.
 
 Importing this module is enough for `import robustbench` to work: release 1.1.1 asks for a module
 `autoattack`, which its dependency pyautoattack installs as `pyautoattack`.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import importlib
 import importlib.util
 import sys
 import types
@@ -23,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_images, class_indices
-from ..network.isolation import eval_mode, gradients_kept
+from ...checks import check_images, class_indices
+from ...network.isolation import eval_mode, gradients_kept
 
 
 def check_own_files() -> None:
@@ -96,7 +95,7 @@ with _autoattack_alias(), warnings.catch_warnings():
     from robustbench.model_zoo.architectures.utils_architectures import normalize_model
     from robustbench.model_zoo.enums import BenchmarkDataset
 
-__all__ = ["benchmark", "build_model", "normalize_model", "robustbench"]
+__all__ = ["architectures", "benchmark", "check_own_files", "normalize_model", "robustbench"]
 
 
 def benchmark(
@@ -135,50 +134,3 @@ def benchmark(
     finally:
         loaders[BenchmarkDataset.cifar_10] = downloading
         sys.settrace(tracer)
-
-
-def build_model(architecture: str, arguments: dict[str, Any] | None = None) -> nn.Module:
-    """Return a new network of a RobustBench architecture.
-
-    Args:
-        architecture: "module.name" in robustbench.model_zoo.architectures, e.g. "resnet.ResNet18",
-            "wide_resnet.WideResNet" or "robust_wide_resnet.RobustWideResNet".
-        arguments: its keyword arguments, e.g. {"depth": 34, "widen_factor": 10}; those of ResNet18,
-            which takes none there, are `width` (channels of the first block, 64) and `num_classes` (10).
-
-    Raises:
-        ValueError: an unknown architecture, or arguments that it does not take.
-    """
-    module_name, _, name = str(architecture).partition(".")
-    try:
-        maker = getattr(importlib.import_module(f"{architectures.__name__}.{module_name}"), name)
-    except (ImportError, AttributeError):
-        maker = None
-    if not callable(maker) or not str(getattr(maker, "__module__", "")).startswith(architectures.__name__):
-        raise ValueError(
-            f"architecture={architecture!r} is not known; it must be module.name in {architectures.__name__}, "
-            "e.g. 'resnet.ResNet18'"
-        )
-    if maker is architectures.resnet.ResNet18 and arguments:
-        maker = ResNet18
-    try:
-        model = maker(**(arguments or {}))
-    except (TypeError, AssertionError) as error:
-        raise ValueError(f"arguments={arguments} do not fit architecture {architecture!r}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"architecture={architecture!r} makes a {type(model).__name__}; a network is needed")
-    return model
-
-
-class ResNet18(architectures.resnet.ResNet):
-    """RobustBench's ResNet-18 with `width` channels in its first block instead of 64, and `num_classes` logits."""
-
-    def __init__(self, width: int = 64, num_classes: int = 10):
-        super().__init__(architectures.resnet.BasicBlock, [2, 2, 2, 2], num_classes)
-        self.in_planes = width
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        for number in range(4):
-            stage = self._make_layer(architectures.resnet.BasicBlock, width * 2**number, 2, 1 + (number > 0))
-            setattr(self, f"layer{number + 1}", stage)
-        self.linear = nn.Linear(8 * width, num_classes)
