@@ -188,8 +188,8 @@ def _record(
     activations = [recorded[name] for name in layers]
     if not logits.requires_grad:
         raise ValueError(
-            f"the model's output carries no gradient to target layer {next(iter(layers))!r}: it does not depend on it, or "
-            "its forward pass is not differentiable"
+            f"the model's output carries no gradient to target layer {next(iter(layers))!r}: it does not depend on it, "
+            "or its forward pass is not differentiable"
         )
     scores = logits.gather(1, _known_classes(logits, classes)[:, None]).sum()
     gradients = torch.autograd.grad(scores, activations, allow_unused=True)

@@ -464,8 +464,8 @@ def test_layers_that_give_no_map(batch):
             class_activation_map(odd, batch[0], target_layers=name)
     odd.cut = True
     message = (
-        "the model's output carries no gradient to target layer 'body': it does not depend on it, or its forward pass is "
-        "not differentiable"
+        "the model's output carries no gradient to target layer 'body': it does not depend on it, or its forward "
+        "pass is not differentiable"
     )
     with pytest.raises(ValueError, match=f"^{message}$"):
         class_activation_map(odd, batch[0], target_layers="body")

@@ -19,6 +19,7 @@ CORE = [
     "files",
     "network",
     "network.view",
+    "network.replica",
     "network.isolation",
     "network.batching",
     "network.fold",

@@ -25,6 +25,10 @@ _OWN = frozenset(vars(nn.Module()))  # what every module has of its own: hooks, 
 _separable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
+class _CalledInto(BaseException):
+    """A replica called a module of the network itself."""
+
+
 def replicate(network: nn.Module, channels_last: bool = False) -> nn.Module:
     """Return a replica of a network, in eval mode, all of whose modules are new and whose tensors are the caller's own.
 
@@ -68,19 +72,21 @@ def is_separable(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
 
 
 def _calls_into(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
-    here, theirs, met = threading.get_ident(), set(map(id, network.modules())), []
+    here, theirs = threading.get_ident(), set(map(id, network.modules()))
 
     def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if threading.get_ident() == here and id(module) in theirs:
-            met.append(module)
+            raise _CalledInto  # before it runs: in training mode it would change its batch-norm statistics
 
     handle = register_module_forward_pre_hook(hook)
     try:
         with torch.no_grad():
             run(replicate(network))
+    except _CalledInto:
+        return True
     finally:
         handle.remove()
-    return bool(met)
+    return False
 
 
 def _frozen(parameter: nn.Parameter | None, channels_last: bool) -> nn.Parameter | None:
