@@ -117,7 +117,7 @@ class TrainingLoop:
         pgd = PART(
             AT(classifier_criterion(self.classifier)),
             budget=FixedBudget(part.budget.eps),
-            alpha=part.budget.eps / 4,
+            alpha=part.budget.eps / 4 or 1e-6,  # within a radius of 0 any step will do
             burn_in=0,
             clip=part.clip,
             seed=0,

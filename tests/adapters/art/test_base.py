@@ -41,6 +41,29 @@ def test_label_formats_agree(digits_net, arrays):
     assert np.array_equal(attack.generate(x.astype(np.float64), y), expected)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_options_and_labels_reach_the_budget(digits_net, batch, arrays, name):
+    """Where a map of the (wrong) class that is passed lets no pixel move, none does."""
+    labels = (batch[1] + 1) % 10
+    options = {"cam": "layercam", "target": "true"}
+    attack = EVERY[name](classify(digits_net), EPS, eps_low=0.0, **options)
+    adv = attack.generate(arrays[0], labels.numpy())
+    radii = PixelBudget(EPS, 0.0, **options)(digits_net, batch[0], labels).numpy()
+    assert not np.array_equal(radii, PixelBudget(EPS, 0.0)(digits_net, batch[0]))
+    assert (adv == arrays[0])[radii == 0].all()
+    assert (adv != arrays[0]).any()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_images_keep_to_their_range(digits_net, arrays, name):
+    classifier = classify(digits_net, clip_values=(-1.0, 3.0), preprocessing=(-1.0, 4.0))
+    x = 4 * arrays[0] - 1
+    adv = EVERY[name](classifier, 1.0, eps_low=0.5).generate(x, arrays[1])
+    assert adv.min() == -1
+    assert 2 < adv.max() <= 3
+    assert (np.abs(adv - x) <= 1 + 1e-6).all()
+
+
 def test_a_mask_forbids_pixels(digits_net, arrays):
     attack = PixelProjectedGradientDescent(
         classify(digits_net), eps=EPS, eps_step=EPS / 4, max_iter=3, num_random_init=1
@@ -81,7 +104,9 @@ def test_a_bar_is_for_terminals(digits_net, arrays, monkeypatch, capsys, verbose
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys, "stderr", Terminal())
     attack.generate(*arrays)
-    assert ("PixelProjectedGradientDescent - Batches" in sys.stderr.getvalue()) == verbose
+    shown = sys.stderr.getvalue()
+    assert ("PixelProjectedGradientDescent - Batches" in shown) == verbose
+    assert shown.endswith("\r" if verbose else "")  # and wiped away
 
 
 def test_settings_can_be_changed_as_in_art(digits_net, arrays):

@@ -36,13 +36,16 @@ def test_the_view_is_the_network_behind_its_preprocessing(digits_net, batch):
         (nn.CrossEntropyLoss(label_smoothing=0.1), lambda z, y: nn.functional.cross_entropy(z, y, label_smoothing=0.1)),
         (nn.MultiMarginLoss(), lambda z, y: nn.functional.multi_margin_loss(z, y)),
         (nn.MSELoss(), lambda z, y: (z - torch.eye(10)[y]).square().mean()),  # ART leaves it one-hot labels
+        (nn.HuberLoss(), lambda z, y: nn.functional.huber_loss(z, torch.eye(10)[y])),
         (nn.MultiLabelSoftMarginLoss(), lambda z, y: -(torch.eye(10)[y] * 2 * z - z).sigmoid().log().mean()),
     ],
 )
 def test_the_criterion_is_the_classifiers_own_loss(digits_net, batch, loss, by_hand):
-    logits = digits_net(batch[0]).detach()
-    criterion = classifier_criterion(classify(digits_net, loss=loss))
-    torch.testing.assert_close(criterion(logits, batch[1]), by_hand(logits, batch[1]))
+    logits, labels = digits_net(batch[0]).detach().requires_grad_(), batch[1] % 5
+    found = classifier_criterion(classify(digits_net, loss=loss))(logits, labels)
+    expected = by_hand(logits, labels)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(value, logits)[0] for value in (found, expected)))
 
 
 def test_the_clip_range_may_differ_by_channel():

@@ -1,9 +1,11 @@
 """What the ART trainers here share."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
-from adapters.art.helpers import EPS, classify, fresh, pgd
+from adapters.art.helpers import EPS, Terminal, classify, fresh, pgd
 from art.attacks.evasion import (
     AutoProjectedGradientDescent,
     FastGradientMethod,
@@ -365,14 +367,60 @@ def test_wrong_input_is_refused_before_any_weight_changes(dataset, setup, error,
     assert torch.equal(classifier.model.head.weight, weights)
 
 
-def test_generators_know_their_size_and_not_their_samples(dataset):
+@pytest.mark.parametrize("mask_every", [2, 5])
+def test_generators_know_their_size_and_not_their_samples(dataset, mask_every):
     classifier = fresh()
     generator = NumpyDataGenerator(dataset[0][:64], dataset[1][:64], batch_size=32)
-    with pytest.raises(ValueError, match="^mask_every=5 needs to know which sample is which; use fit$"):
-        PARTTrainer(classifier, pgd(classifier), mask_every=5).fit_generator(generator)
+    with pytest.raises(ValueError) as caught:
+        PARTTrainer(classifier, pgd(classifier), mask_every=mask_every).fit_generator(generator)
+    assert str(caught.value) == f"mask_every={mask_every} needs to know which sample is which; use fit"
     generator._size = None
-    with pytest.raises(ValueError, match="^generator.size=None is not allowed; the size of the data set is needed$"):
+    with pytest.raises(ValueError) as caught:
         PARTTrainer(classifier, pgd(classifier)).fit_generator(generator)
+    assert str(caught.value) == "generator.size=None is not allowed; the size of the data set is needed"
+
+
+@pytest.mark.parametrize("make", TRAINERS)
+def test_what_fit_takes_the_generator_s_fit_takes(dataset, monkeypatch, make):
+    """The same records from the same batches, with validation, a scheduler and a bar."""
+    x, y = dataset[0][:32], dataset[1][:32]
+    records = []
+    for kind in ("fit", "fit_generator"):
+        classifier = fresh()
+        trainer = make(classifier, pgd(classifier, eps=0.0), burn_in=0)
+        scheduler = torch.optim.lr_scheduler.StepLR(classifier.optimizer, 1, 0.5)
+        options = {"validation_data": (x, y), "scheduler": scheduler, "nb_epochs": 2}
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        if kind == "fit":  # one batch, so that shuffling changes nothing but the order of a sum
+            trainer.fit(x, y, batch_size=32, **options)
+        else:
+            trainer.fit_generator(NumpyDataGenerator(x, y, batch_size=32), **options)
+        assert "epoch 2" in sys.stderr.getvalue()
+        monkeypatch.undo()
+        assert [record["lr"] for record in trainer.history] == [0.05, 0.025]
+        records.append([set(record) for record in trainer.history])
+        assert trainer.history[-1]["val_natural"] == trainer.history[-1]["val_pgd10"]  # a radius of 0 changes nothing
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("make", TRAINERS)
+def test_an_incomplete_batch_is_left_out_where_asked(dataset, make):
+    classifier = classify(Recorder())
+    trainer = make(classifier, pgd(classifier, max_iter=1))
+    trainer.fit(dataset[0][:25], dataset[1][:25], batch_size=7, nb_epochs=1, drop_last=True, verbose=False)
+    assert {len(images) for images in classifier.model.inputs} == {7}
+
+
+def test_predict_is_the_classifiers(dataset):
+    classifier = fresh()
+    trainer = PARTTrainer(classifier, pgd(classifier))
+    assert np.array_equal(trainer.predict(dataset[0][:20]), classifier.predict(dataset[0][:20]))
+    noisy = []
+    for predict in (trainer.predict, classifier.predict):
+        torch.manual_seed(0)
+        noisy.append(predict(dataset[0][:20], training_mode=True))
+    assert np.array_equal(*noisy)
+    assert not np.array_equal(noisy[0], classifier.predict(dataset[0][:20]))
 
 
 def test_a_fixed_budget_trains_too(dataset):

@@ -57,6 +57,19 @@ def test_fit_takes_the_order_of_arts_trades_trainer(dataset, make):
     assert lines[0] == lines[1]
 
 
+def test_the_classifiers_own_loss_is_minimised(dataset):
+    """TRADES with beta=0 is the natural loss alone, here a smoothed one."""
+    x, y = dataset[0][:64], dataset[1][:64]
+    loss = nn.CrossEntropyLoss(label_smoothing=0.5)
+    net = SmallNet()
+    net.dropout = nn.Identity()
+    classifier = classify(net, loss=loss)
+    trainer = PARTTrainerTRADES(classifier, pgd(classifier, max_iter=1), 0.0)
+    expected = loss(net.train()(torch.from_numpy(x)), torch.from_numpy(y)).item()
+    trainer.fit(x, y, batch_size=64, nb_epochs=1, verbose=False)
+    assert trainer.history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_wrong_settings():
     classifier = fresh()
     with pytest.raises(ValueError) as caught:

@@ -16,6 +16,13 @@ from torchattacks.attack import Attack
 
 from part_plugin import FixedBudget, PixelAttack, PixelBudget, PixelMMA, PixelPGD, PixelTPGD
 
+EVERY = {
+    "PixelPGD": PixelPGD,
+    "PixelTPGD": PixelTPGD,
+    "PixelMMA": PixelMMA,
+    "PixelAttack": lambda net, eps=8 / 255, **options: PixelAttack(torchattacks.FGSM(net, eps=eps), **options),
+}
+
 
 def test_multi_attack(digits_net, batch):
     pixel = PixelPGD(digits_net, eps=EPS, eps_low=EPS / 2, alpha=EPS / 4)
@@ -73,14 +80,6 @@ def test_attributes_can_be_changed_as_in_torchattacks(digits_net, batch):
     attack = PixelPGD(digits_net, eps=EPS, eps_low=EPS / 2)
     attack.eps_low, attack.eps, attack.steps = EPS / 4, EPS / 4, 3
     assert torch.equal(run(attack, *batch), run(torchattacks.PGD(digits_net, eps=EPS / 4, steps=3), *batch))
-
-
-EVERY = {
-    "PixelPGD": PixelPGD,
-    "PixelTPGD": PixelTPGD,
-    "PixelMMA": PixelMMA,
-    "PixelAttack": lambda net, eps=8 / 255, **options: PixelAttack(torchattacks.FGSM(net, eps=eps), **options),
-}
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -148,6 +147,48 @@ def test_the_attack_follows_the_weights(digits_net, batch):
 def test_without_labels_the_prediction_is_attacked(digits_net, batch):
     attack = PixelPGD(digits_net, eps=EPS, eps_low=EPS / 2)
     assert torch.equal(run(attack, batch[0]), run(attack, batch[0], digits_net(batch[0]).argmax(1)))
+
+
+def test_the_attack_goes_where_the_model_is(digits_net, batch):
+    attack = PixelPGD(digits_net, eps=EPS)
+    expected = run(attack, *batch)
+    attack.set_device(torch.device("meta"))  # as if the model had been moved since
+    assert torch.equal(run(attack, *batch), expected)
+    assert attack.device == torch.device("cpu")
+
+
+def test_an_argument_too_many_is_refused(digits_net, batch):
+    attack = PixelPGD(digits_net)
+    with pytest.raises(TypeError, match="takes from 2 to 3 positional arguments but 4 were given"):
+        attack(*batch, 5)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'eps'"):
+        attack(*batch, eps=0.1)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_options_and_labels_reach_the_budget(digits_net, batch, name):
+    """Where a map of the (wrong) class that is passed lets no pixel move, none does."""
+    images, labels = batch[0], (batch[1] + 1) % 10
+    options = {"cam": "layercam", "target": "true"}
+    adv = run(EVERY[name](digits_net, EPS, eps_low=0.0, **options), images, labels)
+    radii = PixelBudget(EPS, 0.0, **options)(digits_net, images, labels)
+    assert not torch.equal(radii, PixelBudget(EPS, 0.0)(digits_net, images))
+    assert (adv == images)[radii == 0].all()
+    assert (adv != images).any()
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "modes"),
+    [
+        (PixelPGD, "PixelPGD", ["default", "targeted"]),
+        (PixelTPGD, "PixelTPGD", ["default"]),
+        (PixelMMA, "PixelMMA", ["default"]),
+    ],
+)
+def test_names_and_modes(digits_net, make, name, modes):
+    attack = make(digits_net)
+    assert (attack.attack, attack.supported_mode) == (name, modes)
+    assert repr(attack).startswith(f"{name}(")
 
 
 def test_a_model_may_have_no_parameters(batch):

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torchattacks
 from adapters.torchattacks.helpers import EPS, MEAN, STD, Normalised, run
+from conftest import assert_untouched, snapshot
 from torch import nn
 
 from part_plugin import FixedBudget, PixelBudget, PixelPGD, PixelTPGD
@@ -109,6 +110,16 @@ def test_pixel_tpgd_equals_a_loop_by_hand(digits_net, batch):
         adv = adv.detach() + EPS / 4 * torch.autograd.grad(loss, adv)[0].sign()
         adv = (images + torch.maximum(torch.minimum(adv - images, radii), -radii)).clamp(0, 1)
     assert torch.equal(run(PixelTPGD(digits_net, EPS, EPS / 4, 5, eps_low=EPS / 2), images), adv)
+
+
+def test_fast_is_near_and_leaves_the_model_alone(lived_in, batch):
+    exact = run(PixelPGD(lived_in, eps=EPS, alpha=EPS / 4), *batch)
+    before = snapshot(lived_in)
+    folded, rounded = (run(PixelPGD(lived_in, eps=EPS, alpha=EPS / 4, fast=f), *batch) for f in ("fold", "bfloat16"))
+    assert_untouched(lived_in, before)
+    assert torch.isclose(folded, exact, atol=1e-5).float().mean() > 0.99
+    assert not torch.equal(rounded, exact)
+    assert torch.isclose(rounded, exact, atol=1e-5).float().mean() > 0.8
 
 
 def test_pixel_tpgd_looks_at_labels_where_the_map_is_of_the_true_class(digits_net, batch):
