@@ -518,6 +518,20 @@ def test_batches_and_gradients_of_the_caller_are_left_alone(digits_net, batch):
     assert not again.is_inference()
 
 
+def test_a_budget_that_works_in_place_does_so_on_a_copy(digits_net, batch):
+    class Own:
+        eps = 0.1
+
+        def __call__(self, model, images, labels=None):
+            labels.zero_()
+            return images.mul_(0.1)
+
+    x, y = batch[0].clone(), batch[1].clone()
+    PART(budget=Own(), burn_in=0).perturb(digits_net, x, y)
+    assert torch.equal(x, batch[0])
+    assert torch.equal(y, batch[1])
+
+
 def test_the_true_label_reaches_the_map(digits_net, batch):
     other = (digits_net(batch[0]).argmax(1) + 1) % 10
     part = PART(burn_in=0, target="true", steps=1, eps=0.2, eps_low=0.05, alpha=0.2, seed=0)
