@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_choice, check_eps_pair, check_number
+from .network.isolation import callers_own
 
 
 class Budget(ABC):
@@ -74,7 +75,8 @@ class Budget(ABC):
             TypeError: something else than a floating-point tensor.
             ValueError: radii that are not finite, not in [0, eps], or do not broadcast to the images.
         """
-        return checked_radii(self(model, images, labels), self.eps, images)
+        with callers_own(model) as own:  # which a budget of the user's may hold as well
+            return checked_radii(self(own, images, labels), self.eps, images)
 
 
 class FixedBudget(Budget):

@@ -77,6 +77,8 @@ class PixelEvasionBase(EvasionAttack):
         allowed = None if mask is None else torch.as_tensor(_as_large_as(x, mask) != 0)
         name = f"{type(self).__name__} - Batches"
         with isolated(classifier_view(classifier), images[:1].to(classifier.device)) as view:
+            images = images.clone()  # also tensors made under inference_mode will do
+            labels = None if labels is None else labels.clone()
             for begin in tqdm(batches, desc=name, leave=False, disable=None if self.verbose else True):
                 rows = slice(begin, begin + self.batch_size)
                 batch = images[rows].to(classifier.device)
