@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from part_plugin import load_checkpoint, save_checkpoint
+from part_plugin import load_checkpoint
 from part_plugin.adapters.robustbench import build_model
 
 ARCHITECTURE = "robust_wide_resnet.RobustWideResNet"
