@@ -46,6 +46,7 @@ def message(error, call, *arguments):
 
 
 def write_for_ever(path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores
     with suppress(KeyboardInterrupt):
         for value in itertools.cycle(range(256)):
             write_bytes("file", path, bytes([value]) * SIZE)

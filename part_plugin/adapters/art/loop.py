@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...budget import FixedBudget
+from ...files import append_line
 from ...network.view import logits_of
 from ...objectives import AT
 from ...part import PART
@@ -144,8 +144,7 @@ class TrainingLoop:
         if record["zero_gradient"] > 0.01:
             logger.warning("%.0f%% of the samples gave the attack no gradient", 100 * record["zero_gradient"])
         if self.log_path is not None:
-            with open(self.log_path, "a", encoding="utf-8") as log:
-                log.write(json.dumps(record) + "\n")
+            append_line("log", self.log_path, record)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(record["loss"])
         elif scheduler is not None:
