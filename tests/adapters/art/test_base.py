@@ -66,7 +66,7 @@ def test_images_keep_to_their_range(digits_net, arrays, name):
 
 def test_a_mask_forbids_pixels(digits_net, arrays):
     attack = PixelProjectedGradientDescent(
-        classify(digits_net), eps=EPS, eps_step=EPS / 4, max_iter=3, num_random_init=1
+        classify(digits_net), eps=EPS, eps_step=EPS / 4, max_iter=3, num_random_init=1, batch_size=5
     )
     mask = np.zeros((1, 1, 8, 8))
     mask[..., :4] = 0.5  # only zero and not zero are told apart, as in ART
