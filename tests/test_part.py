@@ -285,6 +285,7 @@ def test_repr():
         "PART(TRADES(beta=6.0), PixelBudget(eps=0.2, eps_low=0.1, cam=gradcam, target_layers=auto, rule=Threshold(1), "
         f"target=predicted), alpha={2 / 255}, steps=10, attack=pgd, burn_in=20, mask_every=1)"
     )
+    assert "attack=mma, " in repr(PART(attack="mma"))
 
 
 def test_masks_that_are_given_are_used(digits_net, batch):

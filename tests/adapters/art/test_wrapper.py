@@ -207,3 +207,17 @@ def test_wrong_settings(digits_net, make, message):
     with pytest.raises(ValueError) as caught:
         make(classify(digits_net))
     assert str(caught.value) == message
+
+
+def test_a_wrapped_attack_gets_the_options_of_its_lift(digits_net):
+    """They are the budget's, also where the attack is no plain PGD."""
+    attack = MomentumIterativeMethod(classify(digits_net), eps=EPS, verbose=False)
+    lifted = lift(attack, eps_low=EPS / 4, cam="layercam", target="true")
+    assert isinstance(lifted, PixelEvasionAttack)
+    assert (lifted.eps_low, lifted.budget.cam, lifted.budget.target) == (EPS / 4, "layercam", "true")
+
+
+def test_what_is_no_attack_is_not_wrapped():
+    with pytest.raises(TypeError) as caught:
+        PixelEvasionAttack("pgd")
+    assert str(caught.value) == "attack is a str; an ART EvasionAttack is needed"

@@ -381,3 +381,11 @@ def test_no_memory_at_all_is_an_error(batch, error):
 
     with pytest.raises(error, match="no room for 1$"):
         MMA(Full())(*batch)
+
+
+def test_the_defaults_are_those_of_the_paper(digits_net):
+    """PART, Appendix H.4: 20 steps of 2/255 for each of 3 targets, from a random start."""
+    for attack in (MMA(digits_net), PixelMMA(digits_net)):
+        assert (attack.eps, attack.alpha, attack.steps) == (8 / 255, 2 / 255, 20)
+        assert (attack.random_start, attack.targets) == (True, 3)
+    assert PixelMMA(digits_net).eps_low == 7 / 255
