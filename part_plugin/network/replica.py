@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 _ORIGINAL = "_part_plugin_original"
 _OWN = frozenset(vars(nn.Module()))  # what every module has of its own: hooks, submodules, modes
-_separable: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], bool]] = WeakKeyDictionary()
+_separable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 class _CalledInto(BaseException):
@@ -57,22 +57,18 @@ def original_of(module: nn.Module) -> nn.Module:
 
 
 def is_separable(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
-    """Return whether a replica never calls a module of the network itself.
+    """Return whether a replica never calls a module of the network itself; the answer is remembered.
 
-    It does where a forward pass is a closure over the network. Scripted modules have no replicas. The answer is
-    remembered until the network has other modules, or other forward passes hung on them.
+    It does where the forward pass is a closure over the network. Scripted modules have no replicas.
 
     Args:
         network: the network.
         run: makes one forward pass through a replica.
     """
-    wiring = [(id(module), id(vars(module).get("forward"))) for module in network.modules()]
-    known, answer = _separable.get(network, (None, False))
-    if known != wiring:
+    if network not in _separable:
         scripted = any(isinstance(module, torch.jit.ScriptModule) for module in network.modules())
-        answer = not scripted and not _calls_into(network, run)
-        _separable[network] = wiring, answer
-    return answer
+        _separable[network] = not scripted and not _calls_into(network, run)
+    return _separable[network]
 
 
 def _calls_into(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
