@@ -174,7 +174,7 @@ def test_threads_get_what_each_gets_alone(digits_net, batch, kind):
                 wrong.append(number % 5)
 
     def look():
-        while not stop.is_set():
+        while not stop.wait(0.002):
             if kind == "replica" and not (net.training and net.head.weight.requires_grad):
                 wrong.append("the network was touched")
 
