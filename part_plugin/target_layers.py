@@ -7,12 +7,11 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from .network.replica import original_of
+from .network.memory import Memory, original_of
 from .network.view import network_of
 
 logger = logging.getLogger(__name__)
@@ -36,19 +35,15 @@ def resolve_target_layers(model: nn.Module, target_layers: TargetLayers, images:
     """
     network = network_of(model)
     if target_layers is None:
-        by_size = _found.setdefault(original_of(network), {})
-        size = images.shape[1:]
-        if size not in by_size:
-            by_size[size] = _find_target_layer(model, network, images)
-            logger.info("target_layers=None: %r of %s is mapped", by_size[size], type(network).__name__)
-        return {by_size[size]: network.get_submodule(by_size[size])}
+        name = _found.recall(network, images.shape[1:], lambda: _find_target_layer(model, network, images))
+        return {name: network.get_submodule(name)}
     wanted = [target_layers] if isinstance(target_layers, (str, nn.Module)) else list(target_layers)
     if not wanted:
         raise ValueError("target_layers is empty; give at least one module or dotted name, or None")
     return dict(_lookup(network, layer) for layer in wanted)
 
 
-_found: WeakKeyDictionary[nn.Module, dict[torch.Size, str]] = WeakKeyDictionary()
+_found: Memory[str] = Memory()
 
 
 def _lookup(network: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
@@ -97,6 +92,7 @@ def _find_target_layer(model: nn.Module, network: nn.Module, images: Tensor) -> 
             f"target_layers=None: {type(network).__name__} has no module with an (N, C, h, w) output to map; "
             "pass target_layers (and reshape_transform for tokens)"
         )
+    logger.info("target_layers=None: %r of %s is mapped", last[0], type(network).__name__)
     return last[0]
 
 

@@ -343,15 +343,15 @@ def test_attacked_in_parts_is_attacked_at_once(robust_net, batch, monkeypatch, o
 def test_the_map_shares_its_forward_pass_with_trades(digits_net, batch):
     """PART-T runs the network as often as TRADES does, and attacks from the same natural logits."""
     counts = {}
+    calls = []
+    digits_net.register_forward_hook(lambda *call: calls.append(len(call[1][0])))
     class_activation_map(digits_net, batch[0])  # looks at one image, once for a network
     batching.rows_at_once(digits_net, batch[0])
     for name, eps_low in (("TRADES", 0.1), ("PART-T", 0.08)):
         part = PART("trades", eps=0.1, eps_low=eps_low, alpha=0.03, steps=3, burn_in=0, target_layers="features")
-        calls = []
-        handle = digits_net.register_forward_hook(lambda *call, calls=calls: calls.append(len(call[1][0])))
+        calls.clear()
         part.loss(digits_net, *batch)
-        handle.remove()
-        counts[name] = calls
+        counts[name] = calls.copy()
     assert counts["PART-T"] == counts["TRADES"] == [16] * 6
     important, logits = part.budget.weights(digits_net, *batch)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from part_plugin.target_layers import _found, as_maps, layer_names, resolve_targ
 
 
 def found(model, images):
-    _found.clear()
+    _found._known.clear()
     (name,) = resolve_target_layers(model, None, images)
     return name
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from .isolation import eval_mode
-from .replica import original_of
+from .memory import Memory
 from .view import network_of, without_wrappers
 
 VALUES_AT_ONCE = 2**20
@@ -22,7 +21,7 @@ def rows_at_once(model: nn.Module, images: Tensor) -> int:
     """Return how many rows of a batch of `images` to attack at a time: all, but on a CPU what its memory is fast for.
 
     The activations of a large batch are more than the C library keeps for reuse: every step asks the system for fresh
-    pages, at a third of its time and more (benchmarks/speedups.py). So the largest activation of a part has no more
+    pages, at a third of its time and more (benchmarks/speed/speedups.py). So the largest activation of a part has no more
     than `VALUES_AT_ONCE` values in `model`: 64 images of 32x32 in a ResNet-18 of width 16, 16 at width 64.
     """
     if images.device.type != "cpu":
@@ -30,15 +29,15 @@ def rows_at_once(model: nn.Module, images: Tensor) -> int:
     return max(1, VALUES_AT_ONCE // _largest_activation(model, images))
 
 
-_largest: WeakKeyDictionary[nn.Module, dict[torch.Size, int]] = WeakKeyDictionary()
+_largest: Memory[int] = Memory()
 
 
 def _largest_activation(model: nn.Module, images: Tensor) -> int:
     """Return how many values one image has at most, as it is or after any module; remembered."""
-    network, size = network_of(model), images.shape[1:]
-    by_size = _largest.setdefault(original_of(network), {})
-    if size not in by_size:
-        values = [size.numel()]
+    network = network_of(model)
+
+    def find() -> int:
+        values = [images[0].numel()]
 
         def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
@@ -49,8 +48,9 @@ def _largest_activation(model: nn.Module, images: Tensor) -> int:
                 if not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
                     hooks.callback(module.register_forward_hook(record).remove)
             without_wrappers(model)(images[:1].detach().clone())
-        by_size[size] = max(values)
-    return by_size[size]
+        return max(values)
+
+    return _largest.recall(network, images.shape[1:], find)
 
 
 def in_parts(run: Callable[[slice], Result], model: nn.Module, images: Tensor) -> list[Result]:

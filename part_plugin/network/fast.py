@@ -7,14 +7,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from .batching import rows_at_once
 from .fold import Pair, foldable_pairs, folded, folded_weights
-from .replica import original_of
+from .memory import Memory
 from .view import ModelView, logits_of, network_of
 
 logger = logging.getLogger(__name__)
@@ -111,26 +110,27 @@ class _CompiledCopy(nn.Module):
         return logits_of(self.run, images)[:rows]
 
 
-_compiled: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], _CompiledCopy | None]] = WeakKeyDictionary()
+_compiled: Memory[_CompiledCopy | None] = Memory()
 
 
 def _compiled_copy(model: nn.Module, images: Tensor, pairs: Sequence[Pair]) -> _CompiledCopy | None:
     """Return the copy of the network that is compiled for such images, with today's weights; None if it cannot be."""
     network = network_of(model)
-    copies = _compiled.setdefault(original_of(network), {})
-    key = (images.shape[1:], images.dtype, images.device, len(pairs))
-    if key not in copies:
-        copies[key] = None
+
+    def compiled() -> _CompiledCopy | None:
         try:
             made = _CompiledCopy(network, pairs)
             made.refresh(network, pairs)
             view = ModelView(made, model.preprocess) if isinstance(model, ModelView) else made
             sample = images[: rows_at_once(model, images)].detach().clone().requires_grad_()
             torch.autograd.grad(view(sample).sum(), sample)
-            copies[key] = made
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             logger.warning("fast='compile' fails for %s (%s); it runs without", type(network).__name__, reason)
-    elif (known := copies[key]) is not None:
-        known.refresh(network, pairs)
-    return copies[key]
+            return None
+        return made
+
+    copied = _compiled.recall(network, (images.shape[1:], images.dtype, images.device, len(pairs)), compiled)
+    if copied is not None:
+        copied.refresh(network, pairs)
+    return copied

@@ -3,70 +3,89 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from .replica import original_of
+from .memory import Memory, Stand
 from .view import logits_of, network_of
 
 logger = logging.getLogger(__name__)
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
-_pairs: WeakKeyDictionary[nn.Module, list[tuple[str, str]]] = WeakKeyDictionary()
+_pairs: Memory[list[tuple[str, str]]] = Memory()
 
 
 def foldable_pairs(model: nn.Module, images: Tensor) -> list[Pair]:
     """Return the (convolution, batch norm) pairs of `model` that can be folded without changing the logits.
 
-    Found by watching one forward pass of two of the `images`: what leaves a convolution enters a batch norm, and both
-    are called once. That says nothing of other uses of the convolution's output, so each pair is folded
-    on trial and dropped if the logits move by more than rounding. The answer is remembered.
+    Found by watching one forward pass of one of the `images`: what leaves the convolution enters the batch norm and
+    takes part in nothing else, and both are called once. The answer is remembered; it holds whatever the weights are.
     """
     network = network_of(model)
-    original = original_of(network)
-    if original not in _pairs:
+
+    def find() -> list[tuple[str, str]]:
         names = {module: name for name, module in network.named_modules()}
-        sample = images[:2].detach()
-        with torch.no_grad():
-            candidates = _adjacent(model, network, sample)
-            exact = logits_of(model, sample)
-            found = [pair for pair in candidates if _harmless(model, sample, exact, pair)]
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            found = _adjacent(model, network, images[:1].detach())
         if not found:
             logger.warning("fast='fold' finds nothing to fold in %s; it runs without", type(network).__name__)
-        _pairs[original] = [(names[convolution], names[norm]) for convolution, norm in found]
+        return [(names[convolution], names[norm]) for convolution, norm in found]
+
     modules: dict[str, Any] = dict(network.named_modules())
-    return [(modules[convolution], modules[norm]) for convolution, norm in _pairs[original]]
+    found = _pairs.recall(network, None, find)
+    return [(modules[convolution], modules[norm]) for convolution, norm in found]
+
+
+class _Uses(TorchDispatchMode):
+    """Counts the operations that each tensor takes part in, by its id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[int] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count.update(id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor))
+        return func(*args, **(kwargs or {}))
 
 
 def _adjacent(model: nn.Module, network: nn.Module, images: Tensor) -> list[Pair]:
-    calls: list[nn.Module] = []
+    calls: Counter[nn.Module] = Counter()
     made_by: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is held, so that its id stays its own
-    pairs: list[Pair] = []
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d, int]] = []
 
     def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        calls.append(module)
+        calls[module] += 1
         if isinstance(module, nn.Conv2d):
             made_by[id(output)] = (module, output)
+            del uses.count[id(output)]  # the uses of a tensor that is gone and had the same id
         elif isinstance(module, nn.BatchNorm2d) and id(inputs[0]) in made_by:
-            pairs.append((made_by[id(inputs[0])][0], module))
+            pairs.append((made_by[id(inputs[0])][0], module, id(inputs[0])))
 
-    with ExitStack() as hooks:
-        for module in network.modules():
-            if type(module) in (nn.Conv2d, nn.BatchNorm2d):
-                hooks.callback(module.register_forward_hook(record).remove)
+    plain = [module for module in network.modules() if _is_plain(module)]
+    with ExitStack() as hooks, _Uses() as uses:
+        for module in plain:
+            hooks.callback(module.register_forward_hook(record).remove)
         logits_of(model, images)
-    return [pair for pair in pairs if all(calls.count(module) == 1 for module in pair) and pair[1].track_running_stats]
+    return [
+        (convolution, norm)
+        for convolution, norm, between in pairs
+        if calls[convolution] == calls[norm] == uses.count[between] == 1
+    ]
 
 
-def _harmless(model: nn.Module, images: Tensor, exact: Tensor, pair: Pair) -> bool:
-    with folded([pair]):
-        moved = (logits_of(model, images) - exact).abs().max()
-    return bool(moved <= 1e-4 * exact.abs().max())
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether a module is a convolution or a batch norm with running statistics and nothing else besides."""
+    own = module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module)
+    if own or type(module) not in (nn.Conv2d, nn.BatchNorm2d):
+        return False
+    return not isinstance(module, nn.BatchNorm2d) or module.running_mean is not None
 
 
 @contextmanager
@@ -74,8 +93,8 @@ def folded(pairs: Sequence[Pair]) -> Iterator[None]:
     """While this is active, the batch norms of `pairs` do nothing and the convolutions before them do their work."""
     try:
         for convolution, norm in pairs:
-            vars(convolution)["forward"] = _convolve(convolution, *folded_weights(convolution, norm))
-            vars(norm)["forward"] = _identity
+            vars(convolution)["forward"] = _Folded(convolution, *folded_weights(convolution, norm))
+            vars(norm)["forward"] = _Nothing()
         yield
     finally:
         for module in (module for pair in pairs for module in pair):
@@ -98,9 +117,18 @@ def folded_weights(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor
     return convolution.weight * scale[:, None, None, None], bias
 
 
-def _convolve(convolution: nn.Conv2d, weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda images: convolution._conv_forward(images, weight, bias)
+class _Folded(Stand):
+    """A convolution that does the work of its batch norm as well."""
+
+    def __init__(self, convolution: nn.Conv2d, weight: Tensor, bias: Tensor):
+        self.convolution, self.weight, self.bias = convolution, weight, bias
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.convolution._conv_forward(images, self.weight, self.bias)
 
 
-def _identity(images: Tensor) -> Tensor:
-    return images
+class _Nothing(Stand):
+    """A batch norm whose work is done."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images

@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .replica import is_separable, original_of, replicate
+from .memory import original_of
+from .replica import is_separable, laid_out, replicate
 from .view import ModelView, is_compiled, network_of, without_replicas
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
@@ -40,13 +41,25 @@ def isolated(model: nn.Module, images: Tensor, channels_last: bool = False) -> I
         with torch.inference_mode(False), torch.enable_grad():
             yield model
         return
-    first = images[:1].detach().clone()
-    if not is_compiled(model) and is_separable(network, lambda replica: _seen_like(model, replica)(first)):
-        with torch.inference_mode(False), torch.enable_grad():
-            yield _seen_like(model, replicate(network, channels_last))
-        return
-    with lock_of(network), eval_mode(model), frozen(model) if channels_last else nullcontext():
-        yield model
+    with lock_of(network):  # nobody else changes it now, so what is found out and replicated is the caller's
+        replica = _replica(model, network, images, channels_last)
+        if replica is None:
+            with eval_mode(model), frozen(model) if channels_last else nullcontext():
+                yield model
+            return
+    with torch.inference_mode(False), torch.enable_grad():
+        yield replica
+
+
+def _replica(model: nn.Module, network: nn.Module, images: Tensor, channels_last: bool) -> nn.Module | None:
+    """Return a view like `model` of a replica of its network; None if that has none, or a slow one."""
+    if is_compiled(model):
+        return None
+    with torch.inference_mode(False):
+        first = images[:1].detach().clone()
+        if not is_separable(network, lambda replica: _seen_like(model, replica)(first)):
+            return None
+        return _seen_like(model, replicate(network, channels_last))
 
 
 @contextmanager
@@ -105,8 +118,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
     try:
         for parameter, data, _ in saved:
             parameter.requires_grad_(False)
-            if data.dim() == 4 and data.device.type == "cpu":
-                parameter.data = data.contiguous(memory_format=torch.channels_last)
+            parameter.data = laid_out(data)
         yield
     finally:
         for parameter, data, requires_grad in saved:

@@ -14,15 +14,15 @@ import threading
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
-from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-_ORIGINAL = "_part_plugin_original"
+from .memory import Memory, form_of, mark_replica
+
 _OWN = frozenset(vars(nn.Module()))  # what every module has of its own: hooks, submodules, modes
-_separable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_separable: Memory[bool] = Memory()
 
 
 class _CalledInto(BaseException):
@@ -45,30 +45,24 @@ def replicate(network: nn.Module, channels_last: bool = False) -> nn.Module:
         own["_parameters"] = {name: _frozen(value, channels_last) for name, value in module._parameters.items()}
         own["_buffers"] = dict(module._buffers)
         own["training"] = False
-        own[_ORIGINAL] = ref(module)
         vars(replicas[id(module)]).update(own)
+        mark_replica(replicas[id(module)], module)
+    mark_replica(replicas[id(network)], network, form_of(network))
     return replicas[id(network)]
 
 
-def original_of(module: nn.Module) -> nn.Module:
-    """Return the caller's module that the replica `module` stands for; any other is its own original."""
-    found: ref[nn.Module] | None = vars(module).get(_ORIGINAL)
-    return module if found is None else found() or module
-
-
 def is_separable(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
-    """Return whether a replica never calls a module of the network itself; the answer is remembered.
+    """Return whether a replica never calls a module of the network itself; remembered until the network changes.
 
     It does where the forward pass is a closure over the network. Scripted modules have no replicas.
 
     Args:
-        network: the network.
+        network: the network, which nobody changes meanwhile.
         run: makes one forward pass through a replica.
     """
-    if network not in _separable:
-        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in network.modules())
-        _separable[network] = not scripted and not _calls_into(network, run)
-    return _separable[network]
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        return False
+    return _separable.recall(network, None, lambda: not _calls_into(network, run))
 
 
 def _calls_into(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
@@ -92,10 +86,15 @@ def _calls_into(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
 def _frozen(parameter: nn.Parameter | None, channels_last: bool) -> nn.Parameter | None:
     if parameter is None:
         return None
-    data: Tensor = parameter.detach()
-    if channels_last and data.dim() == 4 and data.device.type == "cpu":
-        data = data.contiguous(memory_format=torch.channels_last)
-    return nn.Parameter(data, requires_grad=False)
+    data = parameter.detach()
+    return nn.Parameter(laid_out(data) if channels_last else data, requires_grad=False)
+
+
+def laid_out(weight: Tensor) -> Tensor:
+    """Return a weight of a convolution on a CPU channels-last, for which its kernels are faster, any other as it is."""
+    if weight.dim() == 4 and weight.device.type == "cpu":
+        return weight.contiguous(memory_format=torch.channels_last)
+    return weight
 
 
 def _repointed(value: Any, replicas: dict[int, nn.Module], copied: bool = False) -> Any:

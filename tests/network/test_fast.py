@@ -208,10 +208,11 @@ def test_there_is_a_copy_for_every_kind_of_images(digits_net, batch):
     images, labels = batch
     for some in (images, images[:3], images.repeat(1, 1, 2, 2), images):
         gradient(digits_net, some, labels[: len(some)], "compile")
-    assert len(fast._compiled[digits_net]) == 2
+    form, copies = fast._compiled._known[digits_net]
+    assert len(copies) == 2
     gradient(digits_net, images, labels, "fold", "compile")
-    assert len(fast._compiled[digits_net]) == 3
-    assert None not in fast._compiled[digits_net].values()
+    assert len(copies) == 3
+    assert None not in copies.values()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

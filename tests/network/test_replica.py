@@ -1,9 +1,7 @@
 """A replica computes what the network does, shares its memory, and keeps everything else to itself."""
 
 import functools
-import gc
 import threading
-import weakref
 
 import pytest
 import torch
@@ -12,7 +10,8 @@ from torch import nn
 
 from part_plugin import PART, PixelAttack, PixelPGD, class_activation_map
 from part_plugin.network.isolation import callers_own, isolated
-from part_plugin.network.replica import is_separable, original_of, replicate
+from part_plugin.network.memory import original_of
+from part_plugin.network.replica import is_separable, replicate
 from part_plugin.network.view import ModelView
 
 
@@ -139,13 +138,34 @@ def test_a_view_is_seen_through_and_a_replica_is_not_replicated_again(digits_net
             assert own.module is digits_net
 
 
-def test_no_memory_of_a_network_keeps_it_alive(batch):
-    network = SmallNet()
-    PART(burn_in=0, steps=1, fast="fold").perturb(network, *batch)
-    gone = weakref.ref(network)
-    del network
-    gc.collect()
-    assert gone() is None
+def test_a_forward_pass_that_becomes_a_closure_is_noticed(digits_net, batch):
+    with isolated(digits_net, batch[0]) as attacked:
+        assert attacked is not digits_net
+    usual = digits_net.forward
+    digits_net.forward = lambda x: digits_net.head(torch.flatten(digits_net.pool(digits_net.features(x)), 1))
+    with isolated(digits_net, batch[0]) as attacked:
+        assert attacked is digits_net
+    digits_net.forward = usual
+    with isolated(digits_net, batch[0]) as attacked:
+        assert attacked is not digits_net
+
+
+def test_the_first_call_draws_what_every_call_draws(digits_net, batch):
+    """A network that is random itself: looking at it moves nothing, or the first batch would be another."""
+
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = digits_net
+
+        def forward(self, x):
+            return self.net(x + 0.1 * torch.randn_like(x))
+
+    net, adv = Noisy(), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        adv.append(PART(burn_in=0, steps=2, fast="fold").perturb(net, *batch))
+    assert torch.equal(*adv)
 
 
 @pytest.mark.parametrize("kind", ["replica", "turns"])
