@@ -21,8 +21,8 @@ def rows_at_once(model: nn.Module, images: Tensor) -> int:
     """Return how many rows of a batch of `images` to attack at a time: all, but on a CPU what its memory is fast for.
 
     The activations of a large batch are more than the C library keeps for reuse: every step asks the system for fresh
-    pages, at a third of its time and more (benchmarks/speed/speedups.py). So the largest activation of a part has no more
-    than `VALUES_AT_ONCE` values in `model`: 64 images of 32x32 in a ResNet-18 of width 16, 16 at width 64.
+    pages, at a third of its time and more (benchmarks/speed/speedups.py). So the largest activation of a part has no
+    more than `VALUES_AT_ONCE` values in `model`: 64 images of 32x32 in a ResNet-18 of width 16, 16 at width 64.
     """
     if images.device.type != "cpu":
         return len(images)

@@ -47,7 +47,7 @@ class _Uses(TorchDispatchMode):
     """Counts the operations that each tensor takes part in, by its id."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count: Counter[int] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -124,7 +124,8 @@ class _Folded(Stand):
         self.convolution, self.weight, self.bias = convolution, weight, bias
 
     def __call__(self, images: Tensor) -> Tensor:
-        return self.convolution._conv_forward(images, self.weight, self.bias)
+        output: Tensor = self.convolution._conv_forward(images, self.weight, self.bias)
+        return output
 
 
 class _Nothing(Stand):

@@ -1,9 +1,10 @@
 """A network for the attack: new module objects over the caller's own weights, so that the caller's are never touched.
 
 As `torch.nn.DataParallel` makes its replicas: every module is a new object of the same class, its parameters are the
-caller's own memory without a gradient, its buffers the caller's own. What a replica is told (eval mode, hooks, a folded
+caller's own memory without a gradient, and so are its buffers. What a replica is told (eval mode, hooks, a folded
 batch norm, another memory layout) the caller's network never hears of, so that nothing has to be put back, also when
-other threads use the network meanwhile.
+other threads use the network meanwhile. (`data` rather than `detach`, whose count of changes autograd compares: a
+thread that trains the network would make backward passes of those that attack it fail.)
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def replicate(network: nn.Module, channels_last: bool = False) -> nn.Module:
     for module in network.modules():
         own = {name: _repointed(value, replicas, name in _OWN) for name, value in vars(module).items()}
         own["_parameters"] = {name: _frozen(value, channels_last) for name, value in module._parameters.items()}
-        own["_buffers"] = dict(module._buffers)
+        own["_buffers"] = {name: buffer if buffer is None else buffer.data for name, buffer in module._buffers.items()}
         own["training"] = False
         vars(replicas[id(module)]).update(own)
         mark_replica(replicas[id(module)], module)
@@ -86,7 +87,7 @@ def _calls_into(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
 def _frozen(parameter: nn.Parameter | None, channels_last: bool) -> nn.Parameter | None:
     if parameter is None:
         return None
-    data = parameter.detach()
+    data = parameter.data
     return nn.Parameter(laid_out(data) if channels_last else data, requires_grad=False)
 
 

@@ -208,7 +208,7 @@ def test_there_is_a_copy_for_every_kind_of_images(digits_net, batch):
     images, labels = batch
     for some in (images, images[:3], images.repeat(1, 1, 2, 2), images):
         gradient(digits_net, some, labels[: len(some)], "compile")
-    form, copies = fast._compiled._known[digits_net]
+    _, copies = fast._compiled._known[digits_net]
     assert len(copies) == 2
     gradient(digits_net, images, labels, "fold", "compile")
     assert len(copies) == 3
