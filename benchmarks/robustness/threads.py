@@ -22,7 +22,7 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from part_plugin import PART, PixelAttack, PixelPGD, PixelTPGD, class_activation_map, evaluate
+from part_plugin import PART, PixelAttack, PixelPGD, class_activation_map, evaluate
 
 X, Y = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 10
 OPTIONS = {"eps": 0.1, "alpha": 0.03, "steps": 2, "target_layers": "net.0"}
@@ -138,7 +138,8 @@ def main() -> None:
     same = [state_of(net) == state for net, state in zip(attacked, before, strict=True)]
     ours, theirs = (list(net.state_dict().values()) for net in (trained, alone))
     trained_alike = all(map(torch.equal, ours, theirs))
-    print(f"{done.total()} calls by {arguments.threads - 1} threads beside {arguments.calls} training steps: {seconds:.0f} s")
+    beside = f"by {arguments.threads - 1} threads beside {arguments.calls} training steps"
+    print(f"{done.total()} calls {beside}: {seconds:.0f} s")
     print(f"results that differ from those of the call alone: {wrong.total()} {dict(+wrong)}")
     print(f"networks that are as they were: {sum(same)} of {len(same)}")
     print(f"the network trained meanwhile has the weights of the training alone: {trained_alike}")

@@ -60,6 +60,8 @@ def library_maps(
     with gradients_kept(model):
         maps = method(model=model, target_layers=target_layers, reshape_transform=reshape_transform)
         try:
+            if hasattr(maps, "ablation_layer"):  # the library's default is one object for all, and all threads
+                maps.ablation_layer = type(maps.ablation_layer)()
             # frozen parameters give no gradient, an input that requires one does
             scaled = maps(input_tensor=images.detach().requires_grad_(), targets=targets)
         finally:

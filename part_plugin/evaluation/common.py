@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..network.isolation import isolated
 from ..network.view import logits_of
 
 
@@ -31,16 +33,37 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
+@contextmanager
+def evaluated(model: nn.Module, images: Tensor) -> Iterator[nn.Module]:
+    """Yield what to evaluate in place of `model`, in eval mode, so that the caller's is never touched; see `isolated`.
+
+    Args:
+        model: the caller's network; one in `DataParallel` is spread over the same devices.
+        images: (N, C, H, W), of which it is sent one.
+    """
+    with isolated(model, images[:1].to(device_of(model))) as inner:
+        if isinstance(model, nn.DataParallel):
+            yield nn.DataParallel(inner, model.device_ids, model.output_device, model.dim)
+        else:
+            yield inner
+
+
 def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Return whether `model` assigns each of `images` to its class of `labels`, bool (N,)."""
     with torch.no_grad():
         return logits_of(model, images).argmax(1) == labels
 
 
+_generators = threading.RLock()  # taken last of all locks, so that no two threads wait for each other
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators that toolkits draw from with `seed`, also on `device`, and put them back after it."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """Seed the global generators that toolkits draw from with `seed`, also on `device`, and put them back after it.
+
+    One thread at a time, as there is one of each.
+    """
+    with _generators, torch.random.fork_rng([device] if device.type == "cuda" else []):
         state = np.random.get_state()
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)

@@ -13,10 +13,9 @@ from tqdm.auto import tqdm
 
 from ..checks import check_class_range, check_count, check_number, class_indices
 from ..files import StrPath
-from ..network.isolation import eval_mode
 from ..network.view import logits_of
 from . import cifar10c
-from .common import check_model, device_of, progress
+from .common import check_model, device_of, evaluated, progress
 from .corrupted_images import CORRUPTIONS, GENERATOR, SEVERITIES, check_pictures, corrupted, generator
 from .corruption_result import CorruptionResult
 
@@ -78,7 +77,8 @@ def corruption_accuracy(
         given = [name for name, value in (("x", x), ("y", y), ("data_dir", data_dir)) if value is not None]
         raise ValueError(f"either x and y or data_dir is needed; given is {' and '.join(given) or 'none of them'}")
     total = len(corruptions) * len(severities) * len(labels)
-    with eval_mode(model), torch.no_grad(), progress(verbose, total, "img", "corruptions") as bar:
+    some = next(iter(batches(corruptions[0], severities[0])))
+    with evaluated(model, some) as model, torch.no_grad(), progress(verbose, total, "img", "corruptions") as bar:
         accuracies = [
             [_accuracy(model, batches(name, severity), labels, bar) for severity in severities] for name in corruptions
         ]

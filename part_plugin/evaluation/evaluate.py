@@ -26,11 +26,10 @@ from ..checks import (
     warn_of_unusual,
 )
 from ..files import StrPath
-from ..network.isolation import eval_mode
 from ..pixel_budget import PixelBudget
 from .attack_result import AttackResult
 from .attacks import KNOWN, check_evidence, parse
-from .common import check_model, device_of, fingerprint, progress
+from .common import check_model, device_of, evaluated, fingerprint, progress
 from .corrupted_images import check_pictures
 from .corruption_result import CorruptionResult
 from .corruptions import corruption_accuracy
@@ -134,7 +133,7 @@ def evaluate(
     y = class_indices(y, len(x))
     if with_corruptions and corruptions_dir is None:
         check_pictures(x)
-    with eval_mode(model):
+    with evaluated(model, x) as model:
         x, y = x.detach().cpu().clone(), y.cpu().clone()
         warnings = examine(model, x[: min(batch_size, 8)].to(device_of(model)), y, strict)
         card = card_of(model, x, y, [*rows, *filter(_is_extra, attacks)], eps, seed, batch_size)

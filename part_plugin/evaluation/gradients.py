@@ -15,11 +15,10 @@ from ..attacks.pixel_ag import pixel_ag
 from ..budget import uniform
 from ..checks import check_class_range, check_count, check_images, check_number, class_indices, radius_text
 from ..network.batching import within_memory
-from ..network.isolation import eval_mode
 from ..network.view import logits_of
 from ..objectives import AT, ascent
 from .attack_result import Flags
-from .common import check_model, correct, device_of, progress, random_start
+from .common import check_model, correct, device_of, evaluated, progress, random_start
 from .gradient_result import Check, GradientChecks
 from .surrogate import train_surrogate
 
@@ -78,7 +77,7 @@ def gradient_checks(
     check_images(x)
     y = class_indices(y, len(x))
     device = device_of(model)
-    with eval_mode(model), progress(verbose, 5, "check", "gradient checks") as bar:
+    with evaluated(model, x) as model, progress(verbose, 5, "check", "gradient checks") as bar:
         x, y = x.detach().to(device).clone(), y.to(device).clone()
         with torch.no_grad():
             check_class_range(y, logits_of(model, x[:1]).shape[1])
@@ -121,7 +120,7 @@ class _Measurements:
         source = "a trained" if surrogate is None else "the given"
         if surrogate is None:
             surrogate = train_surrogate(self.model, self.x, self.eps, self.batch_size, self.seed)
-        with eval_mode(surrogate):
+        with evaluated(surrogate, self.x) as surrogate:
             transfer = self.flags(self.pgd(surrogate, self.eps))
         return Check(
             "black-box fools no more than white-box",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..network.isolation import eval_mode, gradients_kept
+from ..network.isolation import callers_own, gradients_kept, isolated
 from .common import correct, fingerprint, seeded
 from .entries import ByBatch, Rows
 
@@ -77,8 +77,7 @@ class ToolkitAttack(ByBatch):
             RuntimeError: the attack left its radius.
         """
         began = time.perf_counter()
-        with seeded(self.seed, images.device), eval_mode(self.network), gradients_kept(self.network):
-            adv = self._generate(images, labels) if self.of_art else self.attack(images, labels)
+        adv = self._by_art(images, labels) if self.of_art else self._by_torchattacks(images, labels)
         adv = adv.detach().to(images)
         moved = float((adv - images).abs().max())
         if self.eps is not None and moved > self.eps + 1e-5:
@@ -88,10 +87,19 @@ class ToolkitAttack(ByBatch):
             )
         return {self.name: (correct(model, adv, labels), time.perf_counter() - began)}
 
-    def _generate(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _by_torchattacks(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the adversarial images of a copy of the attack that works on a replica of its network."""
+        from ..adapters.torchattacks.base import bound_to
+
+        with isolated(self.network, images) as network, gradients_kept(network), seeded(self.seed, images.device):
+            adv: Tensor = bound_to(self.attack, network)(images, labels)
+            return adv
+
+    def _by_art(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return ART's adversarial images, from images in [0, 1] to images in [0, 1]."""
         low, high = self._range()
-        adv = self.attack.generate((images * (high - low) + low).cpu().numpy(), labels.cpu().numpy())
+        with callers_own(self.network), seeded(self.seed, images.device):
+            adv = self.attack.generate((images * (high - low) + low).cpu().numpy(), labels.cpu().numpy())
         back: Tensor = (torch.from_numpy(np.asarray(adv)) - low) / (high - low)
         return back
 
