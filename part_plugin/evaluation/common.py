@@ -42,10 +42,9 @@ def evaluated(model: nn.Module, images: Tensor) -> Iterator[nn.Module]:
         images: (N, C, H, W), of which it is sent one.
     """
     with isolated(model, images[:1].to(device_of(model))) as inner:
-        if isinstance(model, nn.DataParallel):
-            yield nn.DataParallel(inner, model.device_ids, model.output_device, model.dim)
-        else:
-            yield inner
+        if isinstance(model, nn.DataParallel) and model.device_ids:  # there are none on a CPU
+            inner = nn.DataParallel(inner, model.device_ids)
+        yield inner
 
 
 def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -124,3 +125,19 @@ def test_progress_is_for_terminals(monkeypatch, stream, verbose, shown):
         assert "pgd20:   0%|" in stderr.getvalue()
         assert (bar.total, bar.unit, bar.n) == (3, "img", 2)
         assert stderr.getvalue().endswith("\r")
+
+
+def test_two_threads_seed_the_global_generators_in_turns():
+    """Each draws what it draws alone, and the generators are as they were after the last."""
+
+    def draw(seed):
+        with common.seeded(seed, torch.device("cpu")):
+            return [(float(torch.rand(())), float(np.random.rand())) for _ in range(200)]
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    expected = {seed: draw(seed) for seed in range(4)}
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(draw, list(range(4)) * 8))
+    assert found == [expected[seed] for seed in list(range(4)) * 8]
+    assert torch.equal(torch.get_rng_state(), before)

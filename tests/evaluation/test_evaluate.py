@@ -125,7 +125,7 @@ def test_an_interrupted_run_goes_on(narrow_net, held_out, tmp_path):
     calls = []
     narrow_net.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
     finished = evaluate(narrow_net, x, y, EPS, **options)
-    assert calls == [8, 8, 1]  # the look at the model
+    assert calls == [1, 8, 8, 1]  # the looks at the model
     assert [row.to_dict() for row in finished.results] == [row.to_dict() for row in resumed.results]
 
 
@@ -302,6 +302,21 @@ def test_no_work_is_lost_to_a_state_that_cannot_be_written(narrow_net, held_out,
     narrow_net.register_forward_pre_hook(lambda *inputs: calls.append(1))
     with pytest.raises(NotADirectoryError, match="^state '.*' cannot be written: '.*/file' is not a directory$"):
         evaluate(narrow_net, *held_out, EPS, ["pgd5"], state=tmp_path / "file" / "state.json", verbose=False)
-    assert len(calls) == 3  # the look at the model
+    assert len(calls) == 4  # the looks at the model
     budget = PixelBudget(0.2, 0.1)
     assert evaluate(narrow_net, *held_out, EPS, ["adaptive_pgd1"], adaptive=budget, verbose=False).results[0].eps == 0.2
+
+
+def test_the_callers_network_is_never_touched(narrow_net, held_out):
+    """Not even meanwhile: every forward pass is of a replica, also through DataParallel and an attack of a toolkit."""
+    import torchattacks
+
+    seen = []
+    narrow_net.register_forward_pre_hook(lambda module, inputs: seen.append(module))
+    narrow_net.train()
+    attacks = ["natural", "pgd1", "adaptive_pgd1", torchattacks.PGD(narrow_net, EPS, EPS / 2, 1)]
+    for model in (narrow_net, nn.DataParallel(narrow_net)):
+        evaluate(model, *held_out, EPS, attacks, verbose=False)
+    assert len(seen) > 10
+    assert not any(module is narrow_net for module in seen)
+    assert all(module.training for module in narrow_net.modules())
