@@ -130,9 +130,11 @@ def photos():
 
 
 def snapshot(model: nn.Module) -> dict:
-    """Everything a call must leave alone: modes, requires_grad, gradients, buffers, hooks, weights, RNG."""
+    """Everything a call must leave alone: modules and what hangs on them, modes, hooks, gradients, buffers, weights."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return {
+        "modules": {name: (id(module), sorted(vars(module))) for name, module in model.named_modules()},
+        "layout": {name: (id(p), p.data_ptr(), p.stride()) for name, p in model.named_parameters()},
         "modes": {name: module.training for name, module in model.named_modules()},
         "hooks": {name: [len(getattr(module, h)) for h in hooks] for name, module in model.named_modules()},
         "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
@@ -144,7 +146,7 @@ def snapshot(model: nn.Module) -> dict:
 
 def assert_untouched(model: nn.Module, before: dict) -> None:
     after = snapshot(model)
-    for key in ("modes", "hooks", "requires_grad", "grad_objects"):
+    for key in ("modules", "layout", "modes", "hooks", "requires_grad", "grad_objects"):
         assert after[key] == before[key], key
     for name, value in before["state"].items():
         assert torch.equal(after["state"][name], value), name

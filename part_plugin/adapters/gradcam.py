@@ -11,7 +11,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from ..checks import check_choice
-from ..network.isolation import gradients_kept
+from ..network.isolation import gradients_kept, structure_kept
 
 
 def library_methods() -> list[str]:
@@ -57,7 +57,7 @@ def library_maps(
     """
     method = getattr(pytorch_grad_cam, cam) if isinstance(cam, str) else cam
     targets = [ClassifierOutputTarget(label) for label in classes.tolist()]
-    with gradients_kept(model):
+    with gradients_kept(model), structure_kept(model):
         maps = method(model=model, target_layers=target_layers, reshape_transform=reshape_transform)
         try:
             if hasattr(maps, "ablation_layer"):  # the library's default is one object for all, and all threads

@@ -139,6 +139,20 @@ def gradients_kept(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
 
 
+@contextmanager
+def structure_kept(model: nn.Module) -> Iterator[None]:
+    """Put submodules and hooks of `model` back on the way out, for toolkits that replace and hook layers."""
+    kinds = ("_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    saved = [(kept := getattr(module, kind), kept.copy()) for module in model.modules() for kind in kinds]
+    try:
+        yield
+    finally:
+        for kept, before in saved:
+            if kept != before:
+                kept.clear()
+                kept.update(before)
+
+
 def _check_weights(model: nn.Module) -> None:
     """Raise if nothing can be differentiated.
 
