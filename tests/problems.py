@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 
 def within(images, adv, radii, clip):
-    """Inside the budget, but for one unit in the last place of image or answer, and in the clip range as its type has it."""
+    """In the budget but for one unit in the last place of image or answer, and in the clip range as its type has it."""
     before, after, radii = images.double(), adv.double(), radii.double()
     low, high = (torch.tensor(bound, dtype=torch.float64).to(adv.dtype).double() for bound in clip)
     assert adv.dtype == images.dtype

@@ -37,7 +37,7 @@ class ArrayBatches:
         if self.number == 0:
             raise ValueError(f"batch_size={batch_size} and drop_last=True leave no batch of {len(images)} samples")
         self.order = np.arange(len(images))
-        self.fingerprint = zlib.crc32(labels.numpy(), zlib.crc32(images.numpy()))
+        self.fingerprint = zlib.crc32(labels.numpy().data, zlib.crc32(images.numpy().data))
         self.images, self.labels = (where_it_fits(tensor, device) for tensor in (images, labels))
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class GeneratorBatches:
         self.checked = checked
 
     def __len__(self) -> int:
-        return -(-self.generator.size // self.generator.batch_size)
+        return -(-int(self.generator.size) // int(self.generator.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(len(self)):

@@ -6,7 +6,6 @@ import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from art.estimators.classification import PyTorchClassifier
 from ...files import StrPath, read_tensors, write_tensors
 from .batches import ArrayBatches
 from .lifted import LiftedPART
+from .settings import plain
 
 FORMAT = 1
 _REMEDY = "remove it to begin anew"
@@ -130,19 +130,18 @@ class FitCheckpoint:
         set_random_state(state["random"])
 
 
-def settings_of(attack: EvasionAttack) -> dict[str, float]:
+def settings_of(attack: EvasionAttack) -> dict[str, Any]:
     """Return the settings of an attack that curricula change."""
-    found = {
-        name: getattr(attack, name, None) for name in ("eps", "eps_step", "max_iter") if name in attack.attack_params
-    }
-    return {name: value for name, value in found.items() if isinstance(value, Real)}
+    names = [name for name in ("eps", "eps_step", "max_iter") if name in attack.attack_params]
+    return {name: value for name in names if isinstance(value := plain(getattr(attack, name)), (int, float))}
 
 
 def random_state() -> dict[str, Any]:
     """Return the state of every global generator, as tensors and plain data."""
-    name, keys, *rest = np.random.get_state(legacy=True)
+    numpy = np.random.get_state(legacy=False)
+    numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     return {
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "numpy": numpy,
         "python": list(map(_as_list, random.getstate())),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -151,8 +150,9 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Go on from `state`, what `random_state` returned."""
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    numpy = state["numpy"]
+    numpy["state"]["key"] = numpy["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state(numpy)
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     torch.set_rng_state(state["torch"])

@@ -79,7 +79,7 @@ class Progress:
         for part in self.parts:
             part.refresh()
         self.began, self.stop = self.epoch, self.epoch + nb_epochs
-        if 1 < nb_epochs and self.stop <= self.parts[0].schedule.burn_in:
+        if nb_epochs > 1 and self.stop <= self.parts[0].schedule.burn_in:
             message = (
                 f"burn_in={self.parts[0].schedule.burn_in} covers all of the {self.stop} epochs so far, which have eps "
                 "everywhere, as plain adversarial training; PART begins where fit goes on after it"

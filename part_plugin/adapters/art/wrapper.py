@@ -190,7 +190,7 @@ def _seen_through(classifier: PyTorchClassifier, images: Tensor, mask: Tensor) -
         operations[:] = before
 
 
-class _Gate(PreprocessorPyTorch):  # type: ignore[misc]
+class _Gate(PreprocessorPyTorch):
     """A module as a preprocessing of ART's."""
 
     def __init__(self, module: nn.Module, device_type: str) -> None:
