@@ -56,13 +56,15 @@ class GeneratorBatches:
 
     :param generator: Data generator with a known size.
     :param checked: Makes tensors of its images and labels.
+    :param draws: Whether to draw an order for each epoch, of no use here, so that the same seed gives what it gives in
+                  ART's `AdversarialTrainer`.
 
     Raises:
         TypeError: No DataGenerator.
         ValueError: One that does not know its size.
     """
 
-    def __init__(self, generator: Any, checked: Callable[[Any, Any], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, generator: Any, checked: Callable[[Any, Any], tuple[Tensor, Tensor]], draws: bool) -> None:
         if not isinstance(generator, DataGenerator):
             raise TypeError(
                 f"generator is a {type(generator).__name__}; an ART DataGenerator is needed, "
@@ -72,11 +74,14 @@ class GeneratorBatches:
             raise ValueError("generator.size=None is not allowed; the size of the data set is needed")
         self.generator = generator
         self.checked = checked
+        self.draws = draws
 
     def __len__(self) -> int:
         return -(-int(self.generator.size) // int(self.generator.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.draws:
+            np.random.shuffle(np.arange(self.generator.size))
         for _ in range(len(self)):
             batch = self.generator.get_batch()
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:

@@ -148,6 +148,8 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
     def craft(self, view: nn.Module, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
         """Return the adversarial examples of one batch, of several starts the last that succeeded.
 
+        One succeeds that misses the label, or meets the target (in ART one that changes the prediction, right or wrong).
+
         :param view, images, labels, radii: See `PixelEvasionBase.craft`.
         """
         adv = self._run(view, images, labels, radii)

@@ -193,7 +193,7 @@ class PARTTrainerBase(Trainer):
     def _fit_generator(self, generator: Any, **how: Unpack[Fit]) -> None:
         if self.mask_every > 1:
             raise ValueError(f"mask_every={self.mask_every} needs to know which sample is which; use fit")
-        self._train(GeneratorBatches(generator, self._checked), None, **how)
+        self._train(GeneratorBatches(generator, self._checked, self._share() is not None), None, **how)
 
     def _checked(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
         images = images_of(x, self._classifier, self.clip)
