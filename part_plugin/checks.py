@@ -165,7 +165,8 @@ def check_images(images: Tensor, clip: Clip = (0.0, 1.0), *, hint: str = "") -> 
         ValueError: another shape, values that are not finite or not in `clip`.
     """
     check_batch(images)
-    low, high = (bound if isinstance(bound, Tensor) else torch.tensor(float(bound)) for bound in clip)
+    # compared in the type of the images, in which a bound may be another number: 1.3 is 1.296875 in bfloat16
+    low, high = (torch.as_tensor(bound).to(images.dtype).double() for bound in clip)
     lowest, highest = (value.item() for value in torch.aminmax(images.detach()))
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise ValueError("images contain NaN or infinite values; they must be finite")

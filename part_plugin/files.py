@@ -145,6 +145,25 @@ def append_line(kind: str, path: StrPath, record: Any) -> None:
             os.close(file)
 
 
+def check_appendable(kind: str, path: StrPath) -> None:
+    """Raise unless `append_line` can write to a file; nothing is left behind.
+
+    Args:
+        kind: what the file is, for error messages.
+        path: where it is.
+
+    Raises:
+        OSError: it cannot be written, or is a directory or device.
+    """
+    name = f"{kind} {os.fspath(path)!r}"
+    new = _status(name, path, "written") is None
+    with _one_sentence(name, "written"):
+        target = _target(path)
+        os.close(os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
+        if new:
+            os.unlink(target)
+
+
 def read_json(kind: str, path: StrPath, version: int, keys: Keys, remedy: str = "") -> dict[str, Any]:
     """Return what `write_json` wrote.
 

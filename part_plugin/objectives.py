@@ -20,8 +20,8 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 class Objective:
     """Base of all objectives; subclass it for one of your own.
 
-    In all of them, `adv_logits` and `natural_logits` are those of x' and x, (N, K), and `labels` are y, (N,); the
-    natural ones are None where neither the attack nor training needs them.
+    In all of them, `adv_logits` and `natural_logits` are those of x' and x, (N, K), and `labels` are y, classes (N,) or
+    their probabilities (N, K); the natural ones are None where neither the attack nor training needs them.
 
     Attributes:
         start: where the attack starts, "uniform" in the budget or "gaussian" next to the image.
@@ -109,7 +109,8 @@ class MART(Objective):
         -\log p_y(x') - \log(1 - \max_{k \neq y} p_k(x')) + \beta \, \mathrm{KL}(p(x) \,\|\, p(x')) \, (1 - p_y(x))
 
     with p the softmax of the logits, y the label, x and x' the natural image and the adversarial example. The second
-    logarithm is taken of 1.0001 - p as in the authors' code, which keeps it finite.
+    logarithm is taken of 1.0001 - p as in the authors' code, which keeps it finite. Of labels that are probabilities
+    the first term is the cross-entropy, and y the likeliest class in the others.
 
     Args:
         beta: weight of the KL. (Default: 6.0)
@@ -124,9 +125,10 @@ class MART(Objective):
     def loss(self, adv_logits: Tensor, labels: Tensor, natural_logits: Tensor | None) -> Tensor:
         """Return the formula above, averaged over the batch."""
         natural_logits = _needed(natural_logits, self)
-        rival = F.softmax(adv_logits, dim=1).scatter(1, labels[:, None], 0.0).amax(1)
+        classes = (labels if labels.dim() == 1 else labels.argmax(1))[:, None]
+        rival = F.softmax(adv_logits, dim=1).scatter(1, classes, 0.0).amax(1)
         boosted = F.cross_entropy(adv_logits, labels) - torch.log(1.0001 - rival).mean()
-        doubt = 1 - F.softmax(natural_logits, dim=1).gather(1, labels[:, None]).squeeze(1)
+        doubt = 1 - F.softmax(natural_logits, dim=1).gather(1, classes).squeeze(1)
         return boosted + self.beta * (kl_per_sample(natural_logits, adv_logits) * doubt).mean()
 
 

@@ -47,6 +47,20 @@ def test_attack_losses(logits):
     assert float(TRADES().attack_loss(adv, labels, natural)) == pytest.approx(sum(r[3] for r in rows))
 
 
+def test_labels_that_are_probabilities(logits):
+    """Of two mixed labels: a mean of the cross-entropies, and everything else of the likelier class."""
+    adv, natural, labels = logits
+    soft = 0.7 * torch.eye(4, dtype=torch.float64)[labels] + 0.3 * torch.eye(4, dtype=torch.float64)[(labels + 1) % 4]
+    rows, others = by_hand(adv, natural, labels), by_hand(adv, natural, (labels + 1) % 4)
+    rows = [(0.7 * r[0] + 0.3 * o[0], 0.7 * r[1] + 0.3 * o[1], *r[2:]) for r, o in zip(rows, others, strict=True)]
+    for objective in (AT(), MART()):
+        assert float(objective.attack_loss(adv, soft, None)) == pytest.approx(sum(r[0] for r in rows) / 5)
+    assert float(AT().loss(adv, soft, None)) == pytest.approx(sum(r[0] for r in rows) / 5)
+    assert float(TRADES(3.0).loss(adv, soft, natural)) == pytest.approx(sum(r[1] + 3 * r[3] for r in rows) / 5)
+    expected = sum(r[0] + r[2] + 5 * r[3] * r[4] for r in rows) / 5
+    assert float(MART(5.0).loss(adv, soft, natural)) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("objective", [AT(), TRADES(), MART()], ids=repr)
 @pytest.mark.parametrize("size", [1e2, 1e4])
 def test_extreme_logits_stay_finite(objective, size):

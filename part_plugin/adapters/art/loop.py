@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,65 +19,74 @@ from tqdm.auto import tqdm
 
 from ...budget import FixedBudget
 from ...files import append_line
+from ...network.isolation import gradients_kept
 from ...network.view import logits_of
 from ...objectives import AT
-from ...part import PART
-from .classifier import classifier_criterion, classifier_view
+from ...part import PART, Outputs
+from .batches import ArrayBatches, Batch, GeneratorBatches
+from .classifier import classifier_criterion, classifier_view, preprocessed_to_fit
+from .data import classes_of
 from .lifted import LiftedPART
+from .progress import Progress
 from .tally import Tally
 
 logger = logging.getLogger(__name__)
 
-Batch = tuple[Tensor, Tensor, Tensor | None]
-
 
 @dataclass
 class TrainingLoop:
-    """One `fit`.
+    """The epochs of one `fit`.
 
     Attributes:
         classifier: what is trained.
         name: of the method, for the progress bar.
-        parts: losses that take turns, batch by batch.
-        ratio: share of each batch that is attacked.
+        progress: what was trained so far, and the losses that take turns, batch by batch.
+        ratio: share of each batch that is attacked, chosen anew for each; None: all of it, as it is.
         log_path: file to which the record of each epoch is appended as a line of JSON.
-        history: record of every epoch.
+        training_mode: whether the network is trained in training mode.
     """
 
     classifier: PyTorchClassifier
     name: str
-    parts: Sequence[LiftedPART]
-    ratio: float
+    progress: Progress
+    ratio: float | None
     log_path: str | os.PathLike[str] | None
-    history: list[dict[str, float]] = field(default_factory=list)
+    training_mode: bool
 
     def run(
         self,
-        epoch_batches: Callable[[], Iterable[Batch]],
-        nb_batches: int,
-        nb_epochs: int,
+        batches: ArrayBatches | GeneratorBatches,
         validation: tuple[Tensor, Tensor] | None,
         scheduler: Any,
+        save: Callable[[], None],
         verbose: bool,
     ) -> None:
-        """Train for some epochs.
+        """Train until this fit is done.
 
         Args:
-            epoch_batches: makes the batches of an epoch: images, labels, numbers of the samples.
-            nb_batches: how many they are.
-            nb_epochs: number of epochs.
-            validation: images and labels.
+            batches: iterated once per epoch.
+            validation: images and classes.
             scheduler: of the learning rate.
+            save: called at the end of each epoch.
             verbose: show a progress bar.
         """
-        rotation = itertools.cycle(self.parts)
-        with tqdm(total=nb_epochs * nb_batches, desc=self.name, disable=None if verbose else True) as bar:
-            for epoch in range(nb_epochs):
-                record = self._train_epoch(epoch, epoch_batches(), rotation, bar)
+        progress = self.progress
+        epochs = range(progress.epoch, progress.stop)
+        rotation = itertools.cycle(progress.parts)
+        for _ in range((progress.epoch - progress.began) * len(batches) % len(progress.parts)):
+            next(rotation)
+        with (
+            gradients_kept(self.classifier._model),
+            tqdm(total=len(epochs) * len(batches), desc=self.name, disable=None if verbose else True) as bar,
+        ):
+            for epoch in epochs:
+                record = self._train_epoch(epoch, batches, rotation, bar)
                 if validation is not None:
-                    record |= self._validate(*validation, self.parts[0])
+                    record |= self._validate(*validation, progress.parts[0])
+                progress.history.append(record)
                 self._finish_epoch(record, scheduler, bar)
-        self.classifier._model.train(False)
+                save()
+            self.classifier._model.train(False)
 
     def _train_epoch(
         self,
@@ -86,30 +97,48 @@ class TrainingLoop:
     ) -> dict[str, float]:
         classifier = self.classifier
         view = classifier_view(classifier)
-        tally = Tally(self.parts)
-        for part in self.parts:
+        tally = Tally(self.progress.parts)
+        for part in self.progress.parts:
             part.set_epoch(epoch)
-        classifier._model.train(True)
-        bar.set_description(f"{self.name}{' burn-in' if self.parts[0].burning_in else ''} epoch {epoch + 1}")
+        classifier._model.train(self.training_mode)
+        bar.set_description(f"{self.name}{' burn-in' if self.progress.parts[0].burning_in else ''} epoch {epoch + 1}")
         for (x, y, index), part in zip(batches, rotation, strict=False):
+            part.refresh()
             x, y = x.to(classifier.device), y.to(classifier.device)
-            outputs = part.training_pass(view, x, self._attacked(part, view, x, y, index), y)
+            outputs = self._outputs(part, x, self._attacked(part, view, x, y, index), y)
             classifier.optimizer.zero_grad()
             outputs.loss.backward()
             classifier.optimizer.step()
-            tally.add(outputs, y)
+            if tally.seen == 0 and bar.n == 0:
+                warn_of_probabilities(outputs.adv_logits)
+            tally.add(outputs, classes_of(y))
             if not bar.disable and bar.n % 10 == 0:  # to read the numbers a GPU must be waited for
-                bar.set_postfix(shown(self.history) | tally.shown())
+                bar.set_postfix(shown(self.progress.history) | tally.shown())
             bar.update()
         return {"epoch": epoch, "lr": classifier.optimizer.param_groups[0]["lr"]} | tally.record()
 
     def _attacked(self, part: PART, view: nn.Module, x: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
-        if self.ratio == 1:
+        if self.ratio is None:
             return part.perturb(view, x, y, index)
-        chosen = torch.from_numpy(np.random.choice(len(x), int(np.ceil(self.ratio * len(x))), replace=False))
+        if self.ratio == 1:
+            rows = np.arange(len(x))
+            np.random.shuffle(rows)  # as in ART, so that the same seed gives the same starts
+        else:
+            rows = np.random.choice(len(x), int(np.ceil(self.ratio * len(x))), replace=False)
+        chosen = torch.from_numpy(rows)
         mixed = x.clone()
         mixed[chosen] = part.perturb(view, x[chosen], y[chosen], None if index is None else index[chosen])
         return mixed
+
+    def _outputs(self, part: LiftedPART, x: Tensor, adv: Tensor, y: Tensor) -> Outputs:
+        """Return the training pass, behind whatever preprocessing the classifier trains with."""
+        natural, targets = x, None
+        if part.objective.needs_natural:
+            natural, targets = preprocessed_to_fit(self.classifier, x, y)
+        inputs, targets_of_adv = preprocessed_to_fit(self.classifier, adv, y)
+        return part.training_pass(
+            self.classifier.model, natural, inputs, targets_of_adv if targets is None else targets
+        )
 
     def _validate(self, x: Tensor, y: Tensor, part: LiftedPART) -> dict[str, float]:
         """Return natural accuracy and that under PGD at full eps, which is stronger than Pixel-AG."""
@@ -134,8 +163,7 @@ class TrainingLoop:
         return {name: count / len(x) for name, count in hits.items()}
 
     def _finish_epoch(self, record: dict[str, float], scheduler: Any, bar: tqdm[Any]) -> None:
-        self.history.append(record)
-        bar.set_postfix(shown(self.history))
+        bar.set_postfix(shown(self.progress.history))
         logger.info(" ".join(f"{k}: {v:.4g}" for k, v in record.items()))
         if record["no_signal"] > 0.05:
             logger.warning(
@@ -143,12 +171,32 @@ class TrainingLoop:
             )
         if record["zero_gradient"] > 0.01:
             logger.warning("%.0f%% of the samples gave the attack no gradient", 100 * record["zero_gradient"])
-        if self.log_path is not None:
+        if self.log_path is not None and not self.progress.logged(self.log_path, record):
             append_line("log", self.log_path, record)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step(record["loss"])
         elif scheduler is not None:
             scheduler.step()
+
+
+@contextmanager
+def modes_kept_in_trouble(model: nn.Module) -> Iterator[None]:
+    """Put every submodule back in the mode that it was in if an exception passes."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for module, training in modes:
+            module.training = training
+        raise
+
+
+def warn_of_probabilities(logits: Tensor) -> None:
+    """Warn of a network whose outputs (N, K) are probabilities, of which a softmax is taken again."""
+    rows = logits.detach().double()
+    if rows.shape[1] > 1 and bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < 1e-3).all()):
+        message = "the model returns probabilities; logits are needed, without a softmax at its end"
+        warnings.warn(message, stacklevel=2)
 
 
 def hits_of(logits: Tensor, labels: Tensor) -> int:

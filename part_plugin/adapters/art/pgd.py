@@ -6,19 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from art.attacks.attack import EvasionAttack
 from art.attacks.evasion import ProjectedGradientDescentPyTorch
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from ...attacks.pixel_ag import pixel_ag
-from ...attacks.projection import uniform_start
 from ...budget import set_radius
-from ...checks import check_number, check_within
+from ...checks import check_count, check_number, check_within
 from ...network.view import logits_of
 from ...objectives import AT, ascent
 from ...pixel_budget import BudgetOptions, make_budget
 from .base import PixelEvasionBase, check_linf
-from .classifier import check_classifier, classifier_clip, classifier_criterion
+from .classifier import REQUIREMENTS, check_classifier, classifier_criterion
+from .data import classes_of
+from .settings import Watched, plain
+from .starts import numpy_uniform_start
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,6 +36,8 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
     """
 
     attack_params = [*ProjectedGradientDescentPyTorch.attack_params, "eps_low", "budget"]
+    _estimator_requirements = REQUIREMENTS
+    watched: Watched | None = None
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
         *,
         eps_low: float | None = None,
         budget: Any = None,
+        clip: Any = None,
         **options: Unpack[BudgetOptions],
     ) -> None:
         """
@@ -68,19 +74,21 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
         :param verbose: Show progress bars.
         :param eps_low: Maximum perturbation of the other pixels; default 7/8 of `eps`, the paper's ratio.
         :param budget: A budget to use instead of one made from the arguments; see `part_plugin.budget.Budget`.
+        :param clip: Smallest and largest pixel value, for a classifier without `clip_values`.
         :param options: cam, target_layers, reshape_transform, rule, target; see `PixelBudget`.
 
         Raises:
-            TypeError: A classifier that is no PyTorchClassifier.
+            EstimatorError: A classifier that is no PyTorchClassifier.
+            TypeError: A setting of the wrong type; the sentence names it.
             ValueError: A classifier or a setting that is not allowed; the sentence names it.
         """
-        check_classifier(estimator)
-        unsupported = {"decay": decay, "random_eps": random_eps, "summary_writer": summary_writer}
-        for name, value in unsupported.items():
-            if value:
-                raise ValueError(f"{name}={value} is not supported; wrap ART's own attack in PixelEvasionAttack")
-        check_linf(norm, eps, type(self).__name__)
-        self.budget = make_budget(eps, eps_low, budget, **options)
+        check_classifier(estimator, type(self), clip)
+        if isinstance(eps, np.ndarray) and not isinstance(eps_step, np.ndarray):
+            raise TypeError(f"eps is an array and eps_step={eps_step} is not; two numbers are needed")
+        self._clip = clip
+        self._estimator = estimator
+        self._check_supported(norm, eps, decay, random_eps, summary_writer)
+        self.budget = make_budget(plain(eps), eps_low, budget, **options)
         super().__init__(
             estimator=estimator,
             norm=norm,
@@ -94,9 +102,25 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
         )
         self._check_params()
 
+    def _set_params(self, **kwargs: Any) -> None:
+        self._check_supported(self.norm, self.eps, None, False, kwargs.pop("summary_writer", False))
+        super()._set_params(**kwargs)
+
     def _check_params(self) -> None:
+        for name in ("eps_step", "max_iter", "targeted", "num_random_init", "batch_size"):
+            setattr(self, name, plain(getattr(self, name)))
+        self._check_supported(self.norm, self.eps, self.decay, self.random_eps, self._summary_writer_arg)
         super()._check_params()
-        check_within("eps_step", check_number("eps_step", self.eps_step, above=True), classifier_clip(self.estimator))
+        check_within("eps", check_number("eps", self.eps), self.clip)
+        check_within("eps_step", check_number("eps_step", self.eps_step, above=True), self.clip)
+        check_count("max_iter", self.max_iter, 0)
+        check_count("batch_size", self.batch_size)
+
+    def _check_supported(self, norm: Any, eps: Any, decay: Any, random_eps: Any, summary_writer: Any) -> None:
+        for name, value in {"decay": decay, "random_eps": random_eps, "summary_writer": summary_writer}.items():
+            if value:
+                raise ValueError(f"{name}={value} is not supported; wrap ART's own attack in PixelEvasionAttack")
+        check_linf(norm, eps, type(self).__name__)
 
     @property
     def eps(self) -> float:
@@ -105,12 +129,26 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
 
     @eps.setter
     def eps(self, value: float) -> None:
-        check_within("eps", check_number("eps", value), classifier_clip(self.estimator))
+        if isinstance(value, np.ndarray):
+            check_linf(self.norm, value, type(self).__name__)
+        check_within("eps", check_number("eps", value), self.clip)
         if value != self.budget.eps:
-            set_radius(self.budget, "eps", value)
+            set_radius(self.budget, "eps", plain(value))
+
+    @property
+    def origin(self) -> EvasionAttack:
+        """The attack that the user gave: this one, or the PGD that it was made of."""
+        return self if self.watched is None else self.watched.attack
+
+    def follow(self) -> None:
+        """Take over what was changed on the PGD that this one was made of; what cannot be is refused by name."""
+        if self.watched is not None:
+            self.watched.follow(self.set_params)
 
     def craft(self, view: nn.Module, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
         """Return the adversarial examples of one batch, of several starts the last that succeeded.
+
+        One succeeds that misses the label, or meets the target (in ART one that changes the prediction, right or wrong).
 
         :param view, images, labels, radii: See `PixelEvasionBase.craft`.
         """
@@ -118,13 +156,13 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
         for _ in range(1, self.num_random_init):
             again = self._run(view, images, labels, radii)
             with torch.no_grad():
-                hit = logits_of(view, again).argmax(1) == labels
+                hit = logits_of(view, again).argmax(1) == classes_of(labels)
             success = hit if self.targeted else ~hit
             adv = torch.where(success[:, None, None, None], again, adv)
         return adv
 
     def _run(self, view: nn.Module, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
-        criterion, clip = classifier_criterion(self.estimator), classifier_clip(self.estimator)
-        start = uniform_start(images, radii, self.eps, clip) if self.num_random_init else None
+        criterion, clip = classifier_criterion(self.estimator), self.clip
+        start = numpy_uniform_start(images, radii, self.eps, clip) if self.num_random_init else None
         loss = ascent(view, AT(criterion), labels, sign=-1 if self.targeted else 1)
         return pixel_ag(loss, images, radii, self.eps_step, self.max_iter, start, clip)

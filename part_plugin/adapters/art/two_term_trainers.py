@@ -10,6 +10,7 @@ from art.data_generators import DataGenerator
 from art.estimators.classification import PyTorchClassifier
 
 from ...checks import check_number
+from ...files import StrPath
 from ...objectives import MART, TRADES, Objective
 from .classifier import classifier_criterion
 from .trainer_base import PARTTrainerBase, TrainerOptions, Validation
@@ -50,14 +51,24 @@ class _TwoTermTrainer(PARTTrainerBase):
         scheduler: Any = None,
         *,
         drop_last: bool = False,
+        training_mode: bool = True,
+        checkpoint: StrPath | None = None,
         verbose: bool = True,
+        **kwargs: Any,
     ) -> None:
         """
         Train the model; see `PARTTrainer.fit`, whose arguments come in the order of ART's TRADES trainer here.
 
-        :param x, y, validation_data, batch_size, nb_epochs, scheduler, drop_last, verbose: As there.
+        :param x, y, validation_data, batch_size, nb_epochs, scheduler, drop_last, training_mode: As there.
+        :param checkpoint, verbose, kwargs: As there.
+
+        Raises:
+            TypeError, ValueError, OSError: As there.
         """
-        self._fit(x, y, batch_size, nb_epochs, validation_data, scheduler, drop_last, verbose)
+        self._fit(
+            x, y, batch_size, drop_last, checkpoint, nb_epochs=nb_epochs, validation_data=validation_data,
+            scheduler=scheduler, training_mode=training_mode, verbose=verbose, ignored=kwargs,
+        )  # fmt: skip
 
     def fit_generator(
         self,
@@ -66,15 +77,26 @@ class _TwoTermTrainer(PARTTrainerBase):
         scheduler: Any = None,
         *,
         validation_data: Validation | None = None,
+        training_mode: bool = True,
         verbose: bool = True,
+        **kwargs: Any,
     ) -> None:
         """
         Train the model using a data generator, whose images may be augmented.
 
         :param generator: Data generator with a known size.
-        :param nb_epochs, scheduler, validation_data, verbose: As in `fit`.
+        :param nb_epochs, scheduler, validation_data, training_mode, verbose, kwargs: As in `fit`.
+
+        Raises:
+            TypeError, ValueError, OSError: As in `fit`.
         """
-        self._fit_generator(generator, nb_epochs, validation_data, scheduler, verbose)
+        self._fit_generator(
+            generator, nb_epochs=nb_epochs, validation_data=validation_data, scheduler=scheduler,
+            training_mode=training_mode, verbose=verbose, ignored=kwargs,
+        )  # fmt: skip
+
+    def _share(self) -> float | None:
+        return None
 
 
 class PARTTrainerTRADES(_TwoTermTrainer):

@@ -1,12 +1,15 @@
-"""`PixelEvasionAttack`: any other l_inf attack of ART with a radius per pixel; `lift` makes it or a Pixel-AG PGD."""
+"""`PixelEvasionAttack`: any other l_inf attack of ART with a radius per pixel."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from art.attacks.attack import EvasionAttack
-from art.attacks.evasion import BasicIterativeMethod, ProjectedGradientDescent, ProjectedGradientDescentPyTorch
+from art.attacks.evasion import TargetedUniversalPerturbation, UniversalPerturbation
+from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
@@ -17,8 +20,8 @@ from ...checks import check_number, check_within
 from ...network.isolation import callers_own, eval_mode
 from ...pixel_budget import BudgetOptions, make_budget
 from .base import PixelEvasionBase, check_linf
-from .classifier import check_classifier, classifier_clip, preprocessed
-from .pgd import PixelProjectedGradientDescent
+from .classifier import REQUIREMENTS, check_classifier, one_hot
+from .settings import Watched, parts_of, plain
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -32,8 +35,8 @@ class PixelEvasionAttack(PixelEvasionBase):
     | Paper link: https://arxiv.org/abs/2406.00685
     """
 
-    attack_params = [*EvasionAttack.attack_params, "eps", "eps_low", "budget", "batch_size", "verbose"]
-    _estimator_requirements = (PyTorchClassifier,)
+    _own_params = (*EvasionAttack.attack_params, "eps", "eps_low", "budget", "batch_size", "verbose")
+    _estimator_requirements = REQUIREMENTS
 
     def __init__(
         self,
@@ -41,17 +44,21 @@ class PixelEvasionAttack(PixelEvasionBase):
         *,
         eps_low: float | None = None,
         budget: Any = None,
+        clip: Any = None,
         **options: Unpack[BudgetOptions],
     ) -> None:
         """
         Create a :class:`.PixelEvasionAttack` instance.
 
-        :param attack: An attack with `norm` infinity and a number `eps`; its batch size is kept.
+        :param attack: An attack with `norm` infinity and a number `eps`; its settings are kept, and followed where
+                       they are changed later.
         :param eps_low: Maximum perturbation of unimportant pixels; default 7/8 of `attack.eps`.
         :param budget: A budget to use instead of one made from the arguments; see `part_plugin.budget.Budget`.
+        :param clip: Smallest and largest pixel value, for a classifier without `clip_values`.
         :param options: cam, target_layers, reshape_transform, rule, target; see `PixelBudget`.
 
         Raises:
+            EstimatorError: An attack on something else than a PyTorchClassifier.
             TypeError: `attack` is no EvasionAttack.
             ValueError: An attack or a budget that is not allowed; the sentence names it.
         """
@@ -59,26 +66,73 @@ class PixelEvasionAttack(PixelEvasionBase):
             raise TypeError(f"attack is a {type(attack).__name__}; an ART EvasionAttack is needed")
         if isinstance(attack, PixelEvasionBase):
             raise ValueError(f"attack is a {type(attack).__name__}, which has a budget per pixel already")
-        check_classifier(attack.estimator)
-        eps = linf_radius(attack)
-        check_within("eps", eps, classifier_clip(attack.estimator))
-        self.budget = make_budget(eps, eps_low, budget, **options)
-        if self.budget.eps > eps * (1 + 1e-6):  # a radius in single precision may round up
-            raise ValueError(f"budget reaches {self.budget.eps:g}, further than eps={eps:g} of {type(attack).__name__}")
+        check_classifier(attack.estimator, type(self), clip)
         self.attack = attack
+        self.attack_params = [
+            *self._own_params,
+            *(name for name in attack.attack_params if name not in self._own_params),
+        ]
+        self._clip = clip
+        self._estimator = attack.estimator
+        self._radius = check_within("eps", linf_radius(attack), self.clip)
+        self.budget = make_budget(self._radius, eps_low, budget, **options)
+        self._follows_eps = budget is None
+        self._eps = Watched(attack, ("eps",))
         super().__init__(estimator=attack.estimator)
+        self._check_params()
         self.verbose = False
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        linf_radius(self.attack)
+        check_within("eps", check_number("eps", self.eps), self.clip)
+        if self.budget.eps > self.eps * (1 + 1e-6):  # a radius in single precision may round up
+            name = type(self.attack).__name__
+            raise ValueError(f"budget reaches {self.budget.eps:g}, further than eps={self.eps:g} of {name}")
+
+    def _set_params(self, **kwargs: Any) -> None:
+        own = {
+            name: kwargs.pop(name)
+            for name in tuple(kwargs)
+            if name in self._own_params or name not in self.attack_params
+        }
+        if kwargs:
+            self.attack.set_params(**kwargs)
+        super()._set_params(**own)
+
+    def _changed_with_it(self) -> list[Any]:
+        return parts_of(self.attack)
+
+    @property
+    def origin(self) -> EvasionAttack:
+        """The wrapped attack."""
+        return self.attack
+
+    def follow(self) -> None:
+        """Take over an eps that was changed on the wrapped attack, all of whose other settings are its own anyway."""
+        self._eps.follow(self._follow_eps)
+
+    def _follow_eps(self, eps: float) -> None:
+        if getattr(self.attack, "random_eps", False):
+            return  # the attack draws it anew for every batch, from those up to our radius
+        check_within("eps", check_number("eps", linf_radius(self.attack)), self.clip)
+        if self._follows_eps:
+            set_radius(self.budget, "eps", plain(eps))
+        if hasattr(self.attack, "_attack"):
+            self.attack.set_params(eps=eps)  # a changed attribute does not reach the one that does its work
+        self._radius = float(eps)
 
     @property
     def eps(self) -> float:
         """Radius of the wrapped attack, that of the important pixels."""
-        return float(self.attack.eps)
+        return self._radius
 
     @eps.setter
     def eps(self, value: float) -> None:
-        value = check_within("eps", check_number("eps", value), classifier_clip(self.estimator))
+        value = check_within("eps", check_number("eps", value), self.clip)
         set_radius(self.budget, "eps", value)
         self.attack.set_params(eps=value)
+        self._radius, self._eps = value, Watched(self.attack, ("eps",))
 
     @property
     def batch_size(self) -> int:
@@ -88,6 +142,10 @@ class PixelEvasionAttack(PixelEvasionBase):
     @batch_size.setter
     def batch_size(self, value: int) -> None:
         self.attack.set_params(batch_size=value)
+
+    def _rows_at_once(self, n: int) -> int:
+        universal = isinstance(self.attack, (UniversalPerturbation, TargetedUniversalPerturbation))
+        return n if universal else self.batch_size  # one perturbation is made for all images
 
     @property
     def targeted(self) -> bool:
@@ -108,44 +166,41 @@ class PixelEvasionAttack(PixelEvasionBase):
         :param view, images, labels, radii: See `PixelEvasionBase.craft`.
         """
         mask = relative_radii(radii, self.eps)
-        module = self.estimator._model  # which ART itself attacks: no replica can stand in for it
-        inputs = preprocessed(self.estimator, images)
-        with callers_own(self.estimator.model), eval_mode(module), change_of_variable(module, inputs, mask):
-            z = self.attack.generate(images.cpu().numpy(), labels.cpu().numpy())
+        targets = one_hot(labels, self.estimator.nb_classes)  # the form that every attack of ART takes
+        with callers_own(self.estimator.model), ExitStack() as changed:
+            for estimator in {id(part.estimator): part.estimator for part in parts_of(self.attack)}.values():
+                changed.enter_context(eval_mode(estimator._model))
+                changed.enter_context(_seen_through(estimator, images, mask))
+            z = self.attack.generate(images.cpu().numpy(), targets.cpu().numpy())
         z = torch.from_numpy(z).to(images)
-        return pull_back(images, z, radii, mask, classifier_clip(self.estimator))
+        return pull_back(images, z, radii, mask, self.clip)
+
+
+@contextmanager
+def _seen_through(classifier: PyTorchClassifier, images: Tensor, mask: Tensor) -> Iterator[None]:
+    """Put the change of variable before everything else that a classifier does with its images."""
+    gate = nn.Identity()
+    operations = classifier.preprocessing_operations
+    before = list(operations)
+    operations.insert(0, _Gate(gate, classifier.device_type))
+    try:
+        with change_of_variable(gate, images, mask):
+            yield
+    finally:
+        operations[:] = before
+
+
+class _Gate(PreprocessorPyTorch):
+    """A module as a preprocessing of ART's."""
+
+    def __init__(self, module: nn.Module, device_type: str) -> None:
+        super().__init__(device_type=device_type, is_fitted=True, apply_fit=False, apply_predict=True)
+        self.module = module
+
+    def forward(self, x: Tensor, y: Any = None) -> tuple[Tensor, Any]:
+        return self.module(x).to(x.dtype), y
 
 
 def linf_radius(attack: EvasionAttack) -> float:
     """Return eps of an attack if it can be given a budget per pixel; see `check_linf`."""
     return check_linf(getattr(attack, "norm", None), getattr(attack, "eps", None), type(attack).__name__)
-
-
-def lift(attack: Any, **options: Any) -> PixelEvasionBase:
-    """Return the Pixel-AG form of an ART attack; one that has a budget already is returned as it is.
-
-    A plain PGD becomes `PixelProjectedGradientDescent` with the same settings, another l_inf attack
-    is wrapped in `PixelEvasionAttack`, and what can be neither is refused by name.
-
-    :param attack: The attack.
-    :param options: eps_low, budget, cam, target_layers, reshape_transform, rule, target.
-
-    Raises:
-        TypeError: `attack` is no EvasionAttack.
-        ValueError: One that cannot be given a budget per pixel, or options for one that has a budget already.
-    """
-    if isinstance(attack, PixelEvasionBase):
-        given = [f"{name}={value}" for name, value in options.items() if value is not None]
-        if given:
-            raise ValueError(f"{given[0]} does not go with {type(attack).__name__}, which has a budget already")
-        return attack
-    if not isinstance(attack, EvasionAttack):
-        raise TypeError(f"attacks holds a {type(attack).__name__}; ART EvasionAttack instances are needed")
-    linf_radius(attack)  # by the name that the user knows it under
-    inner = getattr(attack, "_attack", attack)
-    plain = (ProjectedGradientDescent, ProjectedGradientDescentPyTorch, BasicIterativeMethod)
-    if type(attack) not in plain or inner.decay is not None or inner.random_eps:
-        return PixelEvasionAttack(attack, **options)
-    kept = ("norm", "eps", "eps_step", "max_iter", "targeted", "num_random_init", "batch_size", "verbose")
-    settings = {name: getattr(attack, name) for name in kept}
-    return PixelProjectedGradientDescent(attack.estimator, **settings, **options)

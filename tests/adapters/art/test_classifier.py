@@ -5,6 +5,7 @@ import pytest
 import torch
 from adapters.art.helpers import classify
 from art.defences.preprocessor import FeatureSqueezing
+from art.exceptions import EstimatorError
 from conftest import SmallNet
 from torch import nn
 
@@ -59,11 +60,20 @@ def test_the_clip_range_may_differ_by_channel():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda net: net, TypeError, "classifier is a SmallNet; an ART PyTorchClassifier is needed"),
+        (
+            lambda net: net,
+            EstimatorError,
+            "PixelProjectedGradientDescent requires an estimator derived from "
+            "<class 'art.estimators.estimator.BaseEstimator'> and "
+            "<class 'art.estimators.estimator.LossGradientsMixin'> and "
+            "<class 'art.estimators.classification.pytorch.PyTorchClassifier'>, the provided classifier is an instance "
+            f"of {SmallNet} and is derived from (<class 'torch.nn.modules.module.Module'>,).",
+        ),
         (
             lambda net: classify(net, clip_values=None),
             ValueError,
-            "clip_values=None leaves the range of the images open; give it to PyTorchClassifier",
+            "clip_values=None leaves the range of the images open; "
+            "give it to PyTorchClassifier, or clip=(smallest, largest) to this",
         ),
         (
             lambda net: classify(net, channels_first=False),
@@ -73,7 +83,8 @@ def test_the_clip_range_may_differ_by_channel():
         (
             lambda net: classify(net, preprocessing_defences=FeatureSqueezing(clip_values=(0, 1))),
             ValueError,
-            "preprocessing defence FeatureSqueezing is not supported; only preprocessing=(mean, std) is",
+            "preprocessing defence FeatureSqueezing has no PyTorch form to take gradients through; "
+            "one derived from PreprocessorPyTorch is needed",
         ),
     ],
 )

@@ -62,9 +62,9 @@ def test_pixel_pgd_equals_a_loop_by_hand(digits_net, batch, arrays, targeted, st
 
     radii = PixelBudget(EPS, EPS / 2)(digits_net, (images + 1) / 2)
     adv = images
-    torch.manual_seed(0)
+    np.random.seed(0)
     if starts:
-        noise = torch.empty_like(images).uniform_(-EPS, EPS)
+        noise = torch.from_numpy(np.random.uniform(-EPS, EPS, (16, 64)).astype(np.float32)).reshape(images.shape)
         adv = (images + noise * torch.where(radii == radii.max(), 1.0, radii / EPS)).clamp(-1, 1)
     for _ in range(5):
         adv = adv.detach().requires_grad_()
@@ -88,7 +88,7 @@ def test_of_several_starts_the_last_success_is_kept(digits_net, digits, targeted
         "verbose": False,
     }  # fmt: skip
     single = PixelProjectedGradientDescent(classifier, num_random_init=1, **settings)
-    torch.manual_seed(0)
+    np.random.seed(0)
     runs = [single.generate(x, y) for _ in range(4)]
     hits = [classifier.predict(adv).argmax(1) == y for adv in runs]
     expected = runs[0]
@@ -165,7 +165,7 @@ def test_other_ranges_and_preprocessing(digits_net, batch, arrays):
             "an l_inf attack with a number eps is needed (PART, Appendix A)",
         ),
         (
-            {"eps": np.full((1, 8, 8), 0.1)},
+            {"eps": np.full((1, 8, 8), 0.1), "eps_step": np.full((1, 8, 8), 0.05)},
             "PixelProjectedGradientDescent with norm=inf and eps=an array cannot be given a budget per pixel; "
             "an l_inf attack with a number eps is needed (PART, Appendix A)",
         ),
@@ -187,6 +187,13 @@ def test_wrong_settings(digits_net, options, message):
     with pytest.raises(ValueError) as caught:
         PixelProjectedGradientDescent(classify(digits_net), **options)
     assert str(caught.value) == message
+    if "cam" not in options:  # which is settled when the attack is made
+        attack = PixelProjectedGradientDescent(classify(digits_net), eps_low=0.1)
+        before = {name: getattr(attack, name) for name in attack.attack_params}
+        with pytest.raises(ValueError) as caught:
+            attack.set_params(max_iter=7, batch_size=3, **options)
+        assert str(caught.value) == message.replace("norm=inf and eps=0.3", "norm=inf and eps=an array")
+        assert {name: getattr(attack, name) for name in attack.attack_params} == before
 
 
 def test_radii_and_steps_are_in_the_units_of_the_clip_values(digits_net):

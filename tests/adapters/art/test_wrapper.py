@@ -24,7 +24,7 @@ from part_plugin import (
     PixelProjectedGradientDescent,
 )
 from part_plugin.adapters.art.classifier import classifier_view
-from part_plugin.adapters.art.wrapper import lift
+from part_plugin.adapters.art.lifting import lift
 
 EPS = 0.2
 
