@@ -50,6 +50,19 @@ def check_count(name: str, value: int, low: int = 1) -> int:
     return int(value)
 
 
+def check_seed(name: str, value: int) -> int:
+    """Return `value` if it is an integer that torch's generators take: >= 0 and < 2**64.
+
+    Raises:
+        TypeError: no integer; the message calls it `name`.
+        ValueError: another one.
+    """
+    seed = check_count(name, value, 0)
+    if seed >= 2**64:  # not printed, as it may have any length
+        raise ValueError(f"{name} of {seed.bit_length()} bits is not allowed; it must be < 2**64")
+    return seed
+
+
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     """Return `value` if it is one of `choices`.
 

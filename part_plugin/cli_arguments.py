@@ -51,29 +51,21 @@ def subset(dataset: Any, n: int, seed: int) -> Subset[Any]:
     return Subset(dataset, order[:n].tolist())
 
 
-def runs(checkpoints: Sequence[Path], seeds: Sequence[int], out: Path, overwrite: bool) -> list[tuple[str, str, int]]:
+def runs(checkpoints: Sequence[Path], seeds: Sequence[int]) -> list[tuple[str, str, int]]:
     """Return (name of the result, name of the checkpoint, seed) of every evaluation.
 
     Args:
         checkpoints: files, which name their results.
         seeds: each checkpoint is evaluated with all of them, and if they are several, they are in the names.
-        out: directory of the results.
-        overwrite: whether results may be there already.
 
     Raises:
         ValueError: two results would have the same name.
-        FileExistsError: one is there already.
     """
     names = [path.stem for path in checkpoints]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two checkpoints are called {name!r}; their results would have the same name")
-    plan = [(f"{name}-seed{seed}" if len(seeds) > 1 else name, name, seed) for name in names for seed in seeds]
-    for run, _, _ in plan:
-        file = out / f"{run}.json"
-        if file.exists() and not overwrite:
-            raise FileExistsError(f"result file {str(file)!r} exists; pass --overwrite or another --out")
-    return plan
+    return [(f"{name}-seed{seed}" if len(seeds) > 1 else name, name, seed) for name in names for seed in seeds]
 
 
 def images_for(

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import Subset
 from typer.testing import CliRunner
 
-from part_plugin import cli, evaluate, load_checkpoint, plots
+from part_plugin import cli, commands, evaluate, load_checkpoint, plots
 from part_plugin.evaluation import Evaluation
 from part_plugin.plots import plot_budgets
 from part_plugin.recipes import training
@@ -36,7 +36,7 @@ def run(*arguments, cwd=None):
 def call(*arguments):
     """The same without a new process: (exit code, what a user reads)."""
     runner = CliRunner()
-    result = runner.invoke(cli.app, [str(argument) for argument in arguments])
+    result = runner.invoke(commands.app, [str(argument) for argument in arguments])
     error = result.exception
     return result.exit_code, result.output + ("" if error is None or isinstance(error, SystemExit) else str(error))
 

@@ -15,7 +15,12 @@ CORE = [
     "checks",
     "plugins",
     "short",
+    "stopping",
     "archives",
+    "files.common",
+    "files.locks",
+    "files.reading",
+    "files.writing",
     "files",
     "network",
     "network.view",
@@ -42,7 +47,7 @@ CORE = [
     "part",
 ]
 # Each may import those below it in this order; `plots` draws what the core and the evaluation give.
-LAYERS = ["core", "adapters", "evaluation", "plots", "recipes", "cli"]
+LAYERS = ["core", "adapters", "evaluation", "plots", "recipes", "commands", "cli"]
 
 
 def modules_of(package):
@@ -95,7 +100,7 @@ def inner(target, root, modules):
 
 
 def layer(name):
-    top = name.split(".")[0].removesuffix("_arguments")  # of the command line
+    top = name.split(".")[0].replace("cli_arguments", "commands")
     return top if top in LAYERS else "core"
 
 

@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from .content import FLAGS, NAME, NUMBER, RADIUS, TEXT, TEXTS, check_entries
+
+_NEEDED = {"name": NAME, "correct": FLAGS, "seconds": NUMBER}
+_OPTIONAL = {"eps": RADIUS, "eps_low": RADIUS, "settings": TEXT, "warnings": TEXTS}
 Flags = NDArray[np.bool_]
 """Whether the model is right about each sample, (N,)."""
 
@@ -51,8 +55,28 @@ class AttackResult:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> AttackResult:
-        """Return the result whose `to_dict` is `content`."""
+        """Return the result whose `to_dict` is `content`.
+
+        Raises:
+            ValueError: it is none.
+        """
+        check_entries(content, _NEEDED, _OPTIONAL)
         return cls(**content | {"correct": flags_from_text(content["correct"])})
+
+
+def check_flags(piece: Any, rows: int) -> None:
+    """Raise unless a piece of a result has the flags of so many rows.
+
+    Args:
+        piece: {"correct": flags as text, "seconds": that it took, "warnings": if there are any}.
+        rows: how many.
+
+    Raises:
+        ValueError: it has not.
+    """
+    check_entries(piece, {"correct": FLAGS, "seconds": NUMBER}, {"warnings": TEXTS})
+    if len(piece["correct"]) != rows:
+        raise ValueError(f"it has flags of {len(piece['correct'])} samples, not of {rows}")
 
 
 def flags_to_text(flags: Flags) -> str:

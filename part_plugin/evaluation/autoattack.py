@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ..network.batching import within_memory
 from ..network.isolation import gradients_kept
 from ..network.view import logits_of
-from .attack_result import AttackResult, flags_from_text, flags_to_text
+from .attack_result import AttackResult, check_flags, flags_from_text, flags_to_text
 from .common import correct, device_of, seeded
 from .entries import Entry
 from .state import State
@@ -98,7 +98,7 @@ class AutoAttack(Entry):
                     batch = rows[first : first + batch_size]
                     images, labels = x[batch].to(device), y[batch].to(device)
                     make = partial(self._piece, adversary, model, images, labels, warnings)
-                    piece = state.get(f"autoattack/{attack}/{first}", make)
+                    piece = state.get(f"autoattack/{attack}/{first}", make, partial(_checked, rows=len(batch)))
                     flags[batch] = flags_from_text(piece["correct"])
                     seconds += piece["seconds"]
                     warnings += piece["warnings"]
@@ -147,6 +147,11 @@ class AutoAttack(Entry):
                 "depend on the batch or on chance"
             )
         return flags
+
+
+def _checked(piece: Any, rows: int) -> dict[str, Any]:
+    check_flags(piece, rows)
+    return {"warnings": [], **piece}
 
 
 def _unique(messages: list[str]) -> list[str]:

@@ -28,6 +28,20 @@ def check_model(name: str, model: Any) -> None:
         raise TypeError(f"{name} is a {type(model).__name__}; a torch.nn.Module is needed")
 
 
+def check_name(name: str) -> str:
+    """Return a result's `name` if it is a line of text, as it goes into tables.
+
+    Raises:
+        TypeError: it is no text.
+        ValueError: it has several lines, or what cannot be printed.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name={name!r} is a {type(name).__name__}; a str is needed")
+    if not name.isprintable():
+        raise ValueError(f"name={name!r} is not allowed; a line of text is needed")
+    return name
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return where the weights of `model` are; the CPU if it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..checks import check_choice, check_count, check_images
+from ..checks import check_choice, check_images, check_seed
 from .common import seeded
 
 CORRUPTIONS = (
@@ -69,7 +69,7 @@ def corrupted(images: Tensor, corruption: str, severity: int, seed: int = 0) -> 
     check_pictures(images)
     check_choice("corruption", corruption, CORRUPTIONS)
     severity = int(check_choice("severity", severity, SEVERITIES))
-    check_count("seed", seed, 0)
+    check_seed("seed", seed)
     corrupt, _ = generator()
     pictures = (255 * images.detach().cpu().float()).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
     with seeded(seed, torch.device("cpu")):

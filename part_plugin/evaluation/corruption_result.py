@@ -7,6 +7,36 @@ from typing import Any
 
 import pandas as pd
 
+from .content import COUNT, SHARE, TEXT, Kind, check_entries
+
+_is_share = SHARE[1]
+
+
+def _is_table(value: Any) -> bool:
+    """Return whether a value is a DataFrame's "tight" dictionary of accuracies by corruption and severity."""
+    if not isinstance(value, dict) or set(value) != {"index", "columns", "data", "index_names", "column_names"}:
+        return False
+    index, columns, data = value["index"], value["columns"], value["data"]
+    if (value["index_names"], value["column_names"]) != (["corruption"], ["severity"]):
+        return False
+    if not all(isinstance(one, list) and one for one in (index, columns, data)) or len(data) != len(index):
+        return False
+    names = all(type(name) is str for name in index) and all(type(name) is int for name in columns)
+    if not names or len(set(index)) < len(index) or len(set(columns)) < len(columns):
+        return False
+    return all(isinstance(row, list) and len(row) == len(columns) and all(map(_is_share, row)) for row in data)
+
+
+def _is_reference(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and all(type(name) is str and _is_share(error) and error > 0 for name, error in value.items())
+    )
+
+
+_TABLE: Kind = ("a table of accuracies", _is_table)
+_REFERENCE: Kind = ("null or errors by corruption", _is_reference)
+
 
 @dataclass(eq=False)
 class CorruptionResult:
@@ -61,11 +91,9 @@ class CorruptionResult:
         """Return the result whose `to_dict` is `values`.
 
         Raises:
-            ValueError: an entry is missing or unknown.
+            ValueError: it is none.
         """
-        entries = {"table", "source", "n", "reference"}
-        if set(values) != entries:
-            raise ValueError(f"values have the entries {sorted(values)}; {sorted(entries)} are needed")
+        check_entries(values, {"table": _TABLE, "source": TEXT, "n": COUNT, "reference": _REFERENCE})
         return cls(**(values | {"table": pd.DataFrame.from_dict(values["table"], orient="tight")}))
 
     def markdown(self) -> str:

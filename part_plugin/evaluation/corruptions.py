@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..checks import check_class_range, check_count, check_number, class_indices
+from ..checks import check_class_range, check_count, check_number, check_seed, class_indices
 from ..files import StrPath
 from ..network.view import logits_of
 from . import cifar10c
@@ -67,7 +67,7 @@ def corruption_accuracy(
     corruptions = _chosen("corruptions", corruptions, CORRUPTIONS)
     severities = _chosen("severities", severities, SEVERITIES)
     check_count("batch_size", batch_size)
-    check_count("seed", seed, 0)
+    check_seed("seed", seed)
     errors = _reference_errors(reference, corruptions, severities)
     if x is not None and y is not None and data_dir is None:
         batches, labels, source = _generated(x, y, n_examples, batch_size, seed)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..network.batching import within_memory
-from .attack_result import AttackResult, flags_from_text, flags_to_text
+from .attack_result import AttackResult, check_flags, flags_from_text, flags_to_text
 from .common import correct, device_of
+from .content import COUNT, LIST, check_entries
 from .state import State
 
 Rows = dict[str, tuple[Tensor, float]]
@@ -82,7 +83,8 @@ class ByBatch(Entry):
         key, pieces = self.key, []
         for first in range(0, len(x), batch_size):
             batch = slice(first, first + batch_size)
-            pieces.append(state.get(f"{key}/{first}", partial(self.piece, model, x[batch], y[batch])))
+            make, parse = partial(self.piece, model, x[batch], y[batch]), partial(self.checked, rows=len(x[batch]))
+            pieces.append(state.get(f"{key}/{first}", make, parse))
             bar.update(len(x[batch]))
         return [
             AttackResult(
@@ -101,6 +103,17 @@ class ByBatch(Entry):
         """Return what is to be known of all batches, of which `pieces` holds what `piece` returned."""
         return []
 
+    def checked(self, piece: Any, rows: int) -> dict[str, Any]:
+        """Return a `piece` of so many `rows` if it is what `piece` returns.
+
+        Raises:
+            ValueError: it is not.
+        """
+        check_entries(piece, dict.fromkeys(self.names, LIST), {"no_signal": COUNT, "maps": COUNT})
+        for name in self.names:
+            check_flags(dict(zip(("correct", "seconds"), piece[name], strict=False)), rows)
+        return dict(piece)
+
     def split(self, run: Callable[[slice], Rows], model: nn.Module, images: Tensor) -> list[Rows]:
         """Call `run`, which calls `model`, on the rows of `images`, in as few parts as memory allows."""
         return within_memory(run, len(images))
@@ -111,10 +124,10 @@ class ByBatch(Entry):
         images, labels = images.to(device), labels.to(device)
         parts = self.split(lambda rows: self.run(model, images[rows], labels[rows]), model, images)
         return {
-            name: (
+            name: [
                 "".join(flags_to_text(part[name][0].cpu().numpy()) for part in parts),
                 sum(part[name][1] for part in parts),
-            )
+            ]
             for name in self.names
         }
 

@@ -21,6 +21,7 @@ from ..checks import (
     check_count,
     check_images,
     check_number,
+    check_seed,
     class_indices,
     parse_radius,
     warn_of_unusual,
@@ -29,7 +30,7 @@ from ..files import StrPath
 from ..pixel_budget import PixelBudget
 from .attack_result import AttackResult
 from .attacks import KNOWN, check_evidence, parse
-from .common import check_model, device_of, evaluated, fingerprint, progress
+from .common import check_model, check_name, device_of, evaluated, fingerprint, progress
 from .corrupted_images import check_pictures
 from .corruption_result import CorruptionResult
 from .corruptions import corruption_accuracy
@@ -37,7 +38,7 @@ from .examine import card_of, examine
 from .gradient_result import GradientChecks
 from .gradients import gradient_checks
 from .results import Evaluation
-from .state import State
+from .state import State, reserved
 
 EXTRAS = ("gradients", "corruptions")  # which are no attacks
 STEPS = (20, 40, 60, 80, 100)
@@ -111,14 +112,14 @@ def evaluate(
         TypeError, ValueError: a model that is no network, wrong images or labels, eps < 0 (for "gradients" 0),
             an unknown attack, a Pixel-AG attack as the only evidence, a model that `strict` refuses, a
             state that belongs to another run.
-        OSError: `state` cannot be written.
+        OSError: `state` cannot be written, which is tried before the work, or another evaluation is writing it.
         FileNotFoundError: `corruptions_dir` lacks a file.
     """
     check_model("model", model)
+    name = check_name(name or type(model).__name__)
     eps = parse_radius("eps", eps)
     warn_of_unusual(eps)
-    check_count("batch_size", batch_size)
-    check_count("seed", seed, 0)
+    batch_size, seed = check_count("batch_size", batch_size), check_seed("seed", seed)
     attacks = _chosen(attacks, suite)
     rows = parse((a for a in attacks if not _is_extra(a)), eps, _adaptive_budget(adaptive, eps), seed)
     entries = list(dict.fromkeys(rows.values()))
@@ -133,7 +134,7 @@ def evaluate(
     y = class_indices(y, len(x))
     if with_corruptions and corruptions_dir is None:
         check_pictures(x)
-    with evaluated(model, x) as model:
+    with reserved(state), evaluated(model, x) as model:
         x, y = x.detach().cpu().clone(), y.cpu().clone()
         warnings = examine(model, x[: min(batch_size, 8)].to(device_of(model)), y, strict)
         card = card_of(model, x, y, [*rows, *filter(_is_extra, attacks)], eps, seed, batch_size)
@@ -144,19 +145,44 @@ def evaluate(
             data = (x, y) if corruptions_dir is None else (None, None)
             measure = partial(corruption_accuracy, model, *data, data_dir=corruptions_dir, **options)
             source = "" if corruptions_dir is None else os.path.abspath(corruptions_dir)
-            corruptions = CorruptionResult.from_dict(pieces.get(f"corruptions/{source}", lambda: measure().to_dict()))
+            with pieces.stopping_in(f"corruptions of {name}"):
+                key = f"corruptions/{source}"
+                corruptions = pieces.get(key, lambda: measure().to_dict(), CorruptionResult.from_dict)
         results: dict[str, AttackResult] = {}
         for entry in entries:
-            with progress(verbose, len(x), "img", entry.names[0]) as bar:
+            with (
+                progress(verbose, len(x), "img", entry.names[0]) as bar,
+                pieces.stopping_in(f"{entry.names[0]} of {name}"),
+            ):
                 results |= {result.name: result for result in entry.results(model, x, y, batch_size, pieces, bar)}
         if with_gradients:
             check = partial(gradient_checks, model, x, y, eps, surrogate=surrogate, **options)
             source = "" if surrogate is None else fingerprint(surrogate)
-            gradients = GradientChecks.from_dict(pieces.get(f"gradients/{source}", lambda: check().to_dict()))
+            with pieces.stopping_in(f"gradients of {name}"):
+                key = f"gradients/{source}"
+                gradients = pieces.get(key, lambda: check().to_dict(), GradientChecks.from_dict)
     listed = [results[row] for row in rows]
-    return Evaluation(
-        name or type(model).__name__, eps, seed, listed, y.numpy(), card, gradients, corruptions, warnings
-    )
+    return Evaluation(name, eps, seed, listed, y.numpy(), card, gradients, corruptions, warnings)
+
+
+def row_names(attacks: Sequence[Any], suite: str | None, eps: float, seed: int) -> list[str]:
+    """Return the names of the attacks of an evaluation as its card has them, after checking them.
+
+    The arguments are those of `evaluate`.
+
+    Args:
+        attacks: see there.
+        suite: likewise.
+        eps: likewise, a number.
+        seed: likewise.
+
+    Raises:
+        TypeError, ValueError: see `evaluate`.
+    """
+    chosen = _chosen(attacks, suite)
+    rows = parse((a for a in chosen if not _is_extra(a)), eps, _adaptive_budget(None, eps), seed)
+    check_evidence(list(dict.fromkeys(rows.values())), eps)
+    return [*rows, *filter(_is_extra, chosen)]
 
 
 def _chosen(attacks: Sequence[Any], suite: str | None) -> tuple[Any, ...]:

@@ -51,7 +51,6 @@ def card_of(
 
     `model`, `x`, `y`, `eps`, `seed` and `batch_size` are those of `evaluate`, `names` those of the attacks.
     """
-    packages = ("part_plugin", "torch", "pyautoattack", "torchattacks", "adversarial-robustness-toolbox")
     return {
         "weights": fingerprint(model),
         "data": digest([x, y]),
@@ -61,8 +60,14 @@ def card_of(
         "seed": seed,
         "batch_size": batch_size,
         "attacks": names,
-        "versions": {package: _version(package) for package in packages},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of the packages that a result depends on, None for those that are not installed."""
+    packages = ("part_plugin", "torch", "pyautoattack", "torchattacks", "adversarial-robustness-toolbox")
+    return {package: _version(package) for package in packages}
 
 
 def _version(package: str) -> str | None:

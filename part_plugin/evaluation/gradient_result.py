@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .content import FLAG, LIST, SHARE, TEXT, check_entries
+
 
 @dataclass
 class Check:
@@ -69,5 +71,12 @@ class GradientChecks:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> GradientChecks:
-        """Return the checks whose `to_dict` is `content`."""
+        """Return the checks whose `to_dict` is `content`.
+
+        Raises:
+            ValueError: it is none.
+        """
+        check_entries(content, {"checks": LIST, "zero_gradients": SHARE})
+        for check in content["checks"]:
+            check_entries(check, {"behaviour": TEXT, "measured": TEXT, "passed": FLAG})
         return cls([Check(**check) for check in content["checks"]], content["zero_gradients"])

@@ -13,7 +13,15 @@ from tqdm.auto import tqdm
 
 from ..attacks.pixel_ag import pixel_ag
 from ..budget import uniform
-from ..checks import check_class_range, check_count, check_images, check_number, class_indices, radius_text
+from ..checks import (
+    check_class_range,
+    check_count,
+    check_images,
+    check_number,
+    check_seed,
+    class_indices,
+    radius_text,
+)
 from ..network.batching import within_memory
 from ..network.view import logits_of
 from ..objectives import AT, ascent
@@ -72,7 +80,7 @@ def gradient_checks(
     check_number("eps", eps, above=True)
     for name, value in (("steps", steps), ("samples", samples), ("batch_size", batch_size)):
         check_count(name, value)
-    check_count("seed", seed, 0)
+    check_seed("seed", seed)
     x = torch.as_tensor(x)
     check_images(x)
     y = class_indices(y, len(x))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,24 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..checks import radius_text
-from ..files import StrPath, read_json, write_json, write_text
+from ..files import StrPath, check_writable, write_json, write_text
 from .attack_result import AttackResult
 from .corruption_result import CorruptionResult
 from .gradient_result import GradientChecks
 from .report import attack_lines, attack_table, class_table
-
-FORMAT = 1
-_KEYS = {
-    "model": str,
-    "eps": int | float,
-    "seed": int,
-    "card": dict,
-    "warnings": list,
-    "labels": list,
-    "results": list,
-    "gradients": dict | None,
-    "corruptions": dict | None,
-}
+from .result_files import FORMAT, check_same, read_result, result_files
 
 
 @dataclass
@@ -155,23 +142,26 @@ class Evaluation:
         card = "\n".join(f"- {name}: {value}" for name, value in self.card.items())
         return "\n\n".join([*parts, "## What was evaluated", card]) + "\n"
 
-    def save(self, path: StrPath) -> None:
-        """Write PATH.json, which `load` reads, PATH.md and PATH.csv, with PATH for `path`.
+    def save(self, path: StrPath, overwrite: bool = False) -> None:
+        """Write PATH.json, which `load` reads, PATH.md and PATH.csv.
+
+        Args:
+            path: PATH, which has no ending of its own.
+            overwrite: whether PATH.json may be replaced if it holds the evaluation of something else.
 
         Raises:
-            FileExistsError: PATH.json holds the evaluation of something else.
-            OSError: a file cannot be written.
+            FileExistsError: it may not, and does.
+            OSError: a file cannot be written; this is tried with all three before one is.
             ValueError: PATH.json is damaged or not one of part_plugin's.
         """
-        base = Path(path)
-        target = base.with_name(base.name + ".json")
-        if target.exists() and (other := Evaluation.load(target)).card != self.card:
-            raise FileExistsError(
-                f"result file {str(target)!r} holds another evaluation ({other.model}); choose another name"
-            )
-        write_json("result file", target, self.to_dict(), indent=1)
-        write_text("report", base.with_name(base.name + ".md"), self.markdown())
-        write_text("table", base.with_name(base.name + ".csv"), self.frame().to_csv(index=False))
+        (result, report, table) = files = result_files(path)
+        if not overwrite:
+            check_same(result[1], self.card)
+        for kind, file in files:
+            check_writable(kind, file)
+        write_json(*result, self.to_dict(), indent=1)
+        write_text(*report, self.markdown())
+        write_text(*table, self.frame().to_csv(index=False))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -183,7 +173,7 @@ class Evaluation:
             "seed": self.seed,
             "card": self.card,
             "warnings": self.warnings,
-            "accuracies": {result.name: result.accuracy for result in self.rows},
+            "accuracies": self._accuracies(),
             "labels": self.labels.tolist(),
             "results": [result.to_dict() for result in self.results],
             "gradients": None if self.gradients is None else self.gradients.to_dict(),
@@ -199,16 +189,21 @@ class Evaluation:
             OSError: a directory, or it cannot be read.
             ValueError: not a result file, a damaged one, or one of another version.
         """
-        content = read_json("result file", path, FORMAT, _KEYS)
+        content = read_result(path)
         try:
             return cls._from_dict(content)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"result file {os.fspath(path)!r} is damaged: {error!r}") from error
+        except ValueError as error:
+            raise ValueError(f"result file {os.fspath(path)!r} is damaged: {error}") from error
 
     @classmethod
     def _from_dict(cls, content: dict[str, Any]) -> Evaluation:
+        """Return the evaluation whose `to_dict` is `content`.
+
+        Raises:
+            ValueError: it is none.
+        """
         gradients, corruptions = content["gradients"], content["corruptions"]
-        return cls(
+        evaluation = cls(
             model=content["model"],
             eps=content["eps"],
             seed=content["seed"],
@@ -219,3 +214,24 @@ class Evaluation:
             corruptions=None if corruptions is None else CorruptionResult.from_dict(corruptions),
             warnings=content["warnings"],
         )
+        evaluation._check()
+        if content.get("accuracies", told := evaluation._accuracies()) != told:
+            raise ValueError("its accuracies are not those of its samples")
+        return evaluation
+
+    def _check(self) -> None:
+        """Raise unless the results are of the samples, and each has a name of its own.
+
+        Raises:
+            ValueError: they are not.
+        """
+        names = ["worst case"]
+        for row in self.results:
+            if len(row.correct) != self.n:
+                raise ValueError(f"{row.name!r} has {len(row.correct)} samples, and there are {self.n} labels")
+            if row.name in names:
+                raise ValueError(f"{row.name!r} is there twice")
+            names.append(row.name)
+
+    def _accuracies(self) -> dict[str, float]:
+        return {result.name: result.accuracy for result in self.rows}

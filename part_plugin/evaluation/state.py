@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ..files import StrPath, read_json, write_json
+from ..files import StrPath, check_writable, locked, read_json, write_json
+from ..stopping import telling_where
 
 FORMAT = 1
+Parsed = TypeVar("Parsed")
+_ONWARDS = "evaluate again with the same arguments to go on from there"
+
+
+@contextmanager
+def reserved(path: StrPath | None) -> Iterator[None]:
+    """Try a state file before the work, and keep it from others until the end of the block.
+
+    Args:
+        path: None for none.
+
+    Raises:
+        BlockingIOError: another evaluation is writing it.
+        OSError: it cannot be written.
+    """
+    if path is None:
+        yield
+        return
+    with locked("state", path):
+        check_writable("state", path)
+        yield
 
 
 class State:
@@ -31,17 +56,38 @@ class State:
             self.pieces = _pieces(path, bound_to)
         self._write()
 
-    def get(self, key: str, make: Callable[[], Any]) -> Any:
-        """Return the piece called `key`; what `make` returns, plain data, if it is not there yet, and keep that."""
+    def get(self, key: str, make: Callable[[], Any], parse: Callable[[Any], Parsed]) -> Parsed:
+        """Return what a piece is; it is made and kept if it is not there yet.
+
+        Args:
+            key: name of the piece.
+            make: makes it; plain data.
+            parse: makes of it what is returned, or raises ValueError.
+
+        Raises:
+            ValueError: the piece in the file is damaged.
+        """
         if key not in self.pieces:
             self.pieces[key] = make()
             self._write()
-        return self.pieces[key]
+        try:
+            return parse(self.pieces[key])
+        except ValueError as error:
+            if self.path is None:
+                raise
+            raise ValueError(f"state {os.fspath(self.path)!r} is damaged in {key!r}: {error}; delete it") from error
+
+    @contextmanager
+    def stopping_in(self, where: str) -> Iterator[None]:
+        """Let a KeyboardInterrupt that passes say `where` the evaluation was, and how to go on."""
+        kept = "nothing is kept, as there is no state file"
+        with telling_where(lambda: f"stopped in {where}; {kept if self.path is None else _ONWARDS}"):
+            yield
 
     def _write(self) -> None:
         if self.path is not None:
-            content = {"format": FORMAT, "bound_to": self.bound_to, "pieces": self.pieces}
-            write_json("state", self.path, content)
+            content = {"format": FORMAT, "sha256": _checksum(self.pieces), "bound_to": self.bound_to}
+            write_json("state", self.path, content | {"pieces": self.pieces})
 
 
 def _pieces(path: StrPath, bound_to: dict[str, Any]) -> dict[str, Any]:
@@ -58,4 +104,10 @@ def _pieces(path: StrPath, bound_to: dict[str, Any]) -> dict[str, Any]:
                 "delete it or choose another file"
             )
     pieces: dict[str, Any] = content["pieces"]
+    if content.get("sha256", _checksum(pieces)) != _checksum(pieces):  # which was not always there
+        raise ValueError(f"state {os.fspath(path)!r} is damaged: its checksum is wrong; delete it")
     return pieces
+
+
+def _checksum(pieces: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(pieces).encode()).hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_count, check_images, class_indices
+from ..checks import check_choice, check_count, check_images, check_seed, class_indices
 from .augmentation import augmentation
 from .common import Samples, class_folders, damaged, import_torchvision, incomplete
 from .tiny_imagenet import tiny_imagenet
@@ -113,7 +113,7 @@ def _chosen(total: int, n: int | None, seed: int | None) -> list[int]:
         raise ValueError(f"an empty subset was asked for (n=0 of {total} samples); at least one sample is needed")
     if seed is None:
         return list(range(n))
-    generator = torch.Generator().manual_seed(check_count("seed", seed, 0))
+    generator = torch.Generator().manual_seed(check_seed("seed", seed))
     return torch.randperm(total, generator=generator)[:n].sort().values.tolist()
 
 

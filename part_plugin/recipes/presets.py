@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..cam import check_cam
-from ..checks import check_choice, check_count, check_eps_pair, check_number, parse_radius, radius_text, warn_of_unusual
+from ..checks import (
+    check_choice,
+    check_count,
+    check_eps_pair,
+    check_number,
+    check_seed,
+    parse_radius,
+    radius_text,
+    warn_of_unusual,
+)
 from ..network.fast import check_fast
 from .datasets import DATASETS
 
@@ -102,7 +111,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 _CHOICES = {"dataset": DATASETS, "objective": ("at", "trades", "mart"), "attack": ("pgd", "mma")}
-_LOWEST = {"num_classes": 2, "steps": 1, "burn_in": 0, "mask_every": 1, "epochs": 1, "batch_size": 1, "seed": 0}
+_LOWEST = {"num_classes": 2, "steps": 1, "burn_in": 0, "mask_every": 1, "epochs": 1, "batch_size": 1}
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "architecture": ((str,), "str"),
     "cam": ((str,), "str"),
@@ -176,6 +185,8 @@ def _check_setting(name: str, value: Any) -> Any:
         return check_number(name, parse_radius(name, value), above=name == "alpha")
     if name in _CHOICES:
         return check_choice(name, value, _CHOICES[name])
+    if name == "seed":
+        return check_seed(name, value)
     if name in _LOWEST:
         return check_count(name, value, _LOWEST[name])
     if name not in _KINDS:

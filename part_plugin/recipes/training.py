@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,11 @@ from ..budget import Budget
 from ..checks import check_count
 from ..files import StrPath, write_tensors, write_text
 from ..part import PART
+from ..stopping import telling_where
 from .augmentation import MovedMasks, Moves
-from .checkpoints import save_checkpoint
+from .checkpoints import load_checkpoint, save_checkpoint
 from .common import Samples, usable_device
+from .destination import Destination
 from .presets import Preset
 from .resume import FORMAT, Expected, read_resume
 
@@ -62,8 +62,9 @@ def train(
         The trained network, in eval mode.
 
     Raises:
+        BlockingIOError: the same call is running.
         FileExistsError: PATH is there already.
-        OSError: PATH cannot be written.
+        OSError: PATH, PATH.resume or PATH.jsonl cannot be written; this is tried before the work.
         TypeError: `settings` that are no `Preset`.
         ValueError: a class that the network does not have, no samples, no such device, or PATH.resume is damaged or
             belongs to other settings.
@@ -74,34 +75,67 @@ def train(
     device = usable_device("device", device)
     if len(dataset) == 0:
         raise ValueError("dataset is empty; at least one sample is needed")
-    path, resume, log = (Path(os.fspath(path) + end) for end in ("", ".resume", ".jsonl"))
-    if path.exists():
-        raise FileExistsError(f"checkpoint {str(path)!r} exists already; choose another name or remove it")
-    plain = dataclasses.asdict(settings) | {"samples": len(dataset), "image_shape": list(dataset[0][0].shape)}
-    plain |= {} if budget is None else {"budget": repr(budget)}
-    told = plain | {"augmented": transform is not None}  # what a run that goes on must agree in
-    with _everything_seeded(settings.seed):
-        run = _Run(settings, dataset, device, workers, transform, budget)
-    if resume.exists():
-        run.load_state(read_resume(resume, run.expected(told)))
-    if not log.exists():  # try the directory before the work
-        write_text("log", log, "")
-        log.unlink()
-    disable = None if verbose else True  # None: unless there is a terminal
-    with tqdm(total=settings.epochs, initial=run.epoch, desc=path.stem, unit="epoch", disable=disable) as bar:
-        while run.epoch < settings.epochs:
+    files = Destination(path)
+    with files.reserved():
+        plain = dataclasses.asdict(settings) | {"samples": len(dataset), "image_shape": list(dataset[0][0].shape)}
+        plain |= {} if budget is None else {"budget": repr(budget)}
+        told = plain | {"augmented": transform is not None}  # what a run that goes on must agree in
+        with _everything_seeded(settings.seed):
+            run = _Run(settings, dataset, device, workers, transform, budget)
+        if files.resume.exists():
+            run.load_state(read_resume(files.resume, run.expected(told)))
+        if not _is_written(files, run):
+            _train_epochs(run, files, told, verbose, validate)
+            arguments = dict(settings.arguments)
+            save_checkpoint(path, run.model, settings.architecture, settings.num_classes, arguments, training=plain)
+        files.resume.unlink()
+    return run.model.eval()
+
+
+def _is_written(files: Destination, run: _Run) -> bool:
+    """Return whether the checkpoint of a run is there, as after a kill in the moment before PATH.resume is removed.
+
+    Raises:
+        FileExistsError: there is another.
+    """
+    if not files.checkpoint.exists():
+        return False
+    stored, weights = load_checkpoint(files.checkpoint)[0].state_dict(), run.model.state_dict()
+    same = stored.keys() == weights.keys() and all(torch.equal(stored[name], weights[name].cpu()) for name in stored)
+    if not same or run.epoch < run.settings.epochs:
+        files.refuse_a_checkpoint()
+    return True
+
+
+def _train_epochs(
+    run: _Run,
+    files: Destination,
+    told: dict[str, Any],
+    verbose: bool,
+    validate: Callable[[nn.Module], dict[str, float]] | None,
+) -> None:
+    """Train until the last epoch; after each, everything that is needed to go on is in a file."""
+    epochs, kept, disable = run.settings.epochs, run.epoch, None if verbose else True  # None: if there is a terminal
+
+    def where() -> str:
+        onwards = f"to go on after epoch {kept}" if kept else "to begin again"
+        return f"stopped in epoch {min(kept + 1, epochs)} of {epochs}; train again with the same settings {onwards}"
+
+    name = files.checkpoint.stem
+    with (
+        telling_where(where),
+        tqdm(total=epochs, initial=run.epoch, desc=name, unit="epoch", disable=disable) as bar,
+    ):
+        while run.epoch < epochs:
             record = run.train_epoch(bar)
             if validate is not None:
                 record |= {name: float(value) for name, value in validate(run.model.eval()).items()}
-            write_tensors("resume file", resume, {"format": FORMAT, "settings": told, **run.state()})
-            write_text("log", log, "".join(json.dumps(line) + "\n" for line in run.history))
+            # the log first: a run that is killed between the two does this epoch again, and writes its line again
+            write_text("log", files.log, "".join(json.dumps(line) + "\n" for line in run.history))
+            write_tensors("resume file", files.resume, {"format": FORMAT, "settings": told, **run.state()})
+            kept = run.epoch
             bar.set_postfix(loss=f"{record['loss']:.3f}", adv=f"{record['adv_accuracy']:.1%}")
             bar.update()
-    save_checkpoint(
-        path, run.model, settings.architecture, settings.num_classes, dict(settings.arguments), training=plain
-    )
-    resume.unlink()
-    return run.model.eval()
 
 
 class _Run:

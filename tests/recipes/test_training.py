@@ -388,7 +388,7 @@ class Untouchable(list):
         (
             {"path": "mine.pt/a.pt"},
             NotADirectoryError,
-            "log 'mine.pt/a.pt.jsonl' cannot be written: 'mine.pt' is not a directory",
+            "checkpoint 'mine.pt/a.pt' cannot be written: 'mine.pt' is not a directory",
         ),
     ],
 )

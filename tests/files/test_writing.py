@@ -18,7 +18,6 @@ import pytest
 import torch
 from torch import nn
 
-from part_plugin import files
 from part_plugin.files import (
     append_line,
     read_json,
@@ -29,6 +28,7 @@ from part_plugin.files import (
     write_tensors,
     write_text,
 )
+from part_plugin.files.writing import _TOKEN
 
 SIZE = 4_000_000
 processes = multiprocessing.get_context("fork")
@@ -136,8 +136,8 @@ def test_an_earlier_process_of_the_same_pid_runs_no_more(tmp_path):
     ended.join()
     start = f".a.pt.{os.uname().nodename}"
     earlier = tmp_path / f"{start}.{os.getpid()}.{'0' * 8}.0.tmp"
-    thread = tmp_path / f"{start}.{os.getpid()}.{files._TOKEN}.123456.tmp"
-    dead = tmp_path / f"{start}.{ended.pid}.{files._TOKEN}.0.tmp"
+    thread = tmp_path / f"{start}.{os.getpid()}.{_TOKEN}.123456.tmp"
+    dead = tmp_path / f"{start}.{ended.pid}.{_TOKEN}.0.tmp"
     elsewhere = tmp_path / f".a.pt.other-machine.{ended.pid}.{'0' * 8}.0.tmp"
     another = tmp_path / dead.name.replace(".a.pt.", ".b.pt.")
     for file in (earlier, thread, dead, elsewhere, another):
