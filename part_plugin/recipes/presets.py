@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..cam import check_cam
-from ..checks import check_choice, check_count, check_eps_pair, check_number, parse_radius, radius_text, warn_of_unusual
+from ..checks import check_choice, check_count, check_eps_pair, check_number
 from ..network.fast import check_fast
+from ..radius import parse_radius, radius_text, warn_of_unusual
 from .datasets import DATASETS
 
 _RADII = ("eps", "eps_low", "alpha")

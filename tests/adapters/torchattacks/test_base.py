@@ -348,7 +348,7 @@ def test_no_pixel_leaves_its_budget(name, channels, height, width, eps, ratio, k
         (
             lambda x, y: (x.numpy(), y),
             TypeError,
-            "images are ndarray; a floating-point tensor is needed (uint8 / 255 for pictures)",
+            "images are a ndarray; a floating-point tensor is needed (torch.from_numpy(x).float() makes one)",
         ),
         (lambda x, y: (x, y[:-1]), ValueError, "labels have shape (15,); expected (16,), (16, 1) or (16, K)"),
         (lambda x, y: (x, y + 0.5), ValueError, "labels are not whole numbers; class indices are needed"),
