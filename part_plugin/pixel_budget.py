@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .budget import AdoptedBudget, Budget, uniform
-from .cam import Cam, cam_name, check_cam, map_and_logits
+from .cam import map_and_logits
 from .checks import check_choice, check_eps_pair, class_indices
+from .map_sources import Cam, cam_name, check_cam
 from .rules import Rule, Threshold, check_rule, weights_of, without_signal
 from .target_layers import ReshapeTransform, TargetLayers, layer_names
 

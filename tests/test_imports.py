@@ -28,6 +28,7 @@ CORE = [
     "mismatch",
     "target_layers",
     "cam_methods",
+    "map_sources",
     "cam",
     "rules",
     "budget",
