@@ -91,7 +91,7 @@ def are_probabilities(outputs: Tensor) -> bool:
 
 
 def warn_of_probabilities(model: nn.Module, logits: Tensor) -> None:
-    """Warn of a network whose `logits` are none; once, as a GPU must be waited for."""
+    """Warn if the `logits` of a `model` are none; of each network once, as a GPU must be waited for."""
     network = network_of(model)
     if network in _looked_at:
         return
@@ -102,11 +102,17 @@ def warn_of_probabilities(model: nn.Module, logits: Tensor) -> None:
         )
 
 
+def warn_of_outputs(model: nn.Module, logits: Tensor) -> None:
+    """Do what `warn_of_probabilities` and `warn_of_one_device` do with a `model` and its `logits`."""
+    warn_of_probabilities(model, logits)
+    warn_of_one_device(model)
+
+
 _on_one_device: WeakSet[nn.Module] = WeakSet()
 
 
 def warn_of_one_device(model: nn.Module) -> None:
-    """Warn, once, of a `DataParallel` whose other devices idle while it is attacked."""
+    """Warn, once, if a `model` is a `DataParallel` whose other devices idle while it is attacked."""
     while isinstance(model, ModelView):
         model = model.module
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1 and model not in _on_one_device:
