@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,18 +17,12 @@ from torch import Tensor, nn
 
 from .cam_methods import METHODS
 from .checks import check_batch, check_class_range, class_indices
-from .network.isolation import callers_own, isolated
+from .map_sources import Cam, check_cam, library_maps, own_maps
+from .mismatch import explained
+from .network.isolation import isolated
 from .network.view import logits_of, without_wrappers
-from .plugins import map_libraries
-from .target_layers import ReshapeTransform, TargetLayers, as_maps, resolve_target_layers
+from .target_layers import ReshapeTransform, TargetLayers, as_maps, check_reached, resolve_target_layers, tensor_of
 
-MapSource = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""A source of maps: (model, images (N, C, H, W), classes (N,)) -> (N, h, w), (N, 1, h, w) or (N, C, h, w), any scale.
-
-The model is in eval mode and takes the images as they are; what comes back is averaged over channels, resized and
-scaled here. Captum, torch-cam, attention rollout or saliency plug in so.
-"""
-Cam = str | type | MapSource
 Maps = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -41,7 +36,11 @@ def class_activation_map(
 ) -> Tensor:
     """Return one map per image, (N, 1, H, W), scaled to [0, 1]; all zeros where a map has no signal.
 
-    Agrees with pytorch-grad-cam's maps. As there, the maps of several layers are scaled and averaged.
+    Agrees with pytorch-grad-cam's maps. As there, the maps of several layers are scaled and averaged. It differs where
+    a ReLU works in place on what a target layer gives (DenseNet's last batch norm): here that layer is mapped as it
+    is, before the ReLU; pytorch-grad-cam has, on a CPU, the activations after it and the gradients before it, which
+    belong to no map of the network. And where a layer is called more than once: here its last call is mapped, there
+    its first, so that its classes are refused for such a layer.
 
     Args:
         model: network that returns logits (N, K); left exactly as it was.
@@ -53,8 +52,10 @@ def class_activation_map(
         reshape_transform: turns a layer's output into (N, C, h, w), as in pytorch-grad-cam.
 
     Raises:
-        TypeError: `images` that are no floating-point tensor, `target_layers` that are no layers.
-        ValueError: unknown method or layer, a layer without spatial extent, a class out of range.
+        TypeError: `images` that are no floating-point tensor or of another dtype than the weights, `target_layers`
+            that are no layers.
+        ValueError: unknown method or layer, a layer without spatial extent, a class out of range, images on another
+            device or with other channels than the network takes.
         ImportError: `cam` is of pytorch-grad-cam, which is not installed.
     """
     return map_and_logits(model, images, classes, cam, target_layers, reshape_transform)[0]
@@ -77,81 +78,22 @@ def map_and_logits(
     if classes is not None:
         classes = class_indices(classes, len(images))
     model = without_wrappers(model)
-    with isolated(model, images) as model:
+    with explained(model, images), isolated(model, images) as model:
         images = images.detach().clone()  # from here on no one else's, and no tensor of inference_mode
         if isinstance(cam, str) and cam in METHODS:
             layers = resolve_target_layers(model, target_layers, images)
             recorded, logits = _record(model, images, classes, layers, reshape_transform)
             maps = [METHODS[cam](*pair)[:, None].relu() for pair in recorded]
+        elif isinstance(cam, (str, type)):
+            known = partial(_known_classes, classes=classes)
+            found, logits = library_maps(model, images, known, cam, target_layers, reshape_transform)
+            maps = [found]
         else:
             with torch.no_grad():
                 logits = logits_of(model, images)
-            of = _known_classes(logits, classes)
-            maps = [_foreign_maps(model, images, of, cam, target_layers, reshape_transform)]
+            maps = [own_maps(model, images, _known_classes(logits, classes), cam)]
         at_size = [resized(scaled(each), images) for each in maps]
         return scaled(torch.stack(at_size).mean(0)), logits
-
-
-def check_cam(cam: Any, target_layers: Any = None, reshape_transform: Any = None) -> None:
-    """Raise unless `cam` is a source of maps and goes with `target_layers` and `reshape_transform`.
-
-    Raises:
-        TypeError: neither a name, nor a class, nor a function.
-        ValueError: an unknown name or class, or target layers beside a function, which needs none.
-        ImportError: `cam` is of pytorch-grad-cam, which is not installed.
-    """
-    if isinstance(cam, str) and cam in METHODS:
-        return
-    if isinstance(cam, (str, type)):
-        _library().check_library_method(cam, list(METHODS))
-    elif not callable(cam):
-        raise TypeError(
-            f"cam={cam!r} is a {type(cam).__name__}; a name, a pytorch-grad-cam class or a function "
-            "(model, images, classes) -> maps is needed"
-        )
-    elif target_layers is not None or reshape_transform is not None:
-        raise ValueError("target_layers and reshape_transform do not go with a cam of your own, which needs none")
-
-
-def cam_name(cam: Cam) -> str:
-    """Return `cam`, a source of maps, as `repr` shows it."""
-    return cam if isinstance(cam, str) else getattr(cam, "__name__", type(cam).__name__)
-
-
-def _library() -> Any:
-    return map_libraries[0]()
-
-
-def _foreign_maps(
-    model: nn.Module,
-    images: Tensor,
-    classes: Tensor,
-    cam: str | type | MapSource,
-    target_layers: TargetLayers,
-    reshape_transform: ReshapeTransform | None,
-) -> Tensor:
-    """Return the maps of pytorch-grad-cam or of a source of the user's own, (N, 1, h, w)."""
-    if isinstance(cam, (str, type)):
-        layers = list(resolve_target_layers(model, target_layers, images).values())
-        maps: Tensor = _library().library_maps(model, images, classes, cam, layers, reshape_transform)
-        return maps
-    with callers_own(model) as own:  # which the source may hold as well
-        return _checked(cam(own, images, classes), images)
-
-
-def _checked(maps: Any, images: Tensor) -> Tensor:
-    """Return the maps of a user's own source as (N, 1, h, w).
-
-    Raises:
-        ValueError: they are no maps of these images.
-    """
-    shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
-    if not isinstance(maps, Tensor) or maps.dim() not in (3, 4) or len(maps) != len(images) or not maps.numel():
-        raise ValueError(f"cam returned {shape}; maps (N, h, w) or (N, C, h, w) of the {len(images)} images are needed")
-    found: Tensor = maps.detach().to(images.device, torch.promote_types(maps.dtype, torch.float32))
-    found = found[:, None] if found.dim() == 3 else found.mean(1, keepdim=True)
-    largest = found.abs().amax((1, 2, 3), keepdim=True)
-    return found / largest.clamp_min(torch.finfo(found.dtype).tiny)  # any scale: `scaled` is made for that of GradCAM
 
 
 def _record(
@@ -163,6 +105,8 @@ def _record(
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Return the activations at each layer and the gradients of the class scores there; and the logits.
 
+    Of a layer that is called more than once it is the last call.
+
     Raises:
         ValueError: a layer that is not reached, gives no tensor, or has no part in the logits.
     """
@@ -170,8 +114,7 @@ def _record(
 
     def recorder(name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor:
-            if not isinstance(output, Tensor):
-                raise ValueError(f"target layer {name!r} returns a {type(output).__name__}; a tensor is needed")
+            output = tensor_of(name, output)
             torch.set_grad_enabled(True)  # from here on up; below, the forward pass runs without a graph
             recorded[name] = output if output.requires_grad else output.detach().requires_grad_()
             return recorded[name].clone()  # so that a later in-place ReLU does not change what was recorded
@@ -182,9 +125,7 @@ def _record(
         for name, module in layers.items():
             hooks.callback(module.register_forward_hook(recorder(name)).remove)
         logits = logits_of(model, images)
-    unreached = [name for name in layers if name not in recorded]
-    if unreached:
-        raise ValueError(f"target layer {unreached[0]!r} is not reached by the model's forward pass")
+    check_reached(layers, recorded)
     activations = [recorded[name] for name in layers]
     if not logits.requires_grad:
         raise ValueError(
@@ -196,6 +137,10 @@ def _record(
     for name, gradient in zip(layers, gradients, strict=True):
         if gradient is None:
             raise ValueError(f"the model's output does not depend on target layer {name!r}")
+        if len(gradient) != len(images):
+            raise ValueError(
+                f"target layer {name!r} gives {len(gradient)} rows for {len(images)} images; one of each is needed"
+            )
     pairs = [
         (as_maps(name, activation.detach(), reshape_transform), as_maps(name, gradient, reshape_transform))
         for name, activation, gradient in zip(layers, activations, gradients, strict=True)

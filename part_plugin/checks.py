@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import math
 import numbers
-import warnings
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Clip = tuple[Any, Any]
 """Smallest and largest allowed pixel value: two numbers, or two tensors that broadcast to an image."""
+
+
+def shown(value: Any) -> str:
+    """Return `value` as a message shows it: as Python does, or by its type where that is long or says where it lies."""
+    text = repr(value)
+    long = len(text) > 60 or "\n" in text or " at 0x" in text
+    return f"<{getattr(value, '__name__', type(value).__name__)}>" if long else text
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return `value`, an argument called `name`, if it is True or False, so that no radius is taken for it.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{name}={shown(value)} is a {type(value).__name__}; True or False is needed")
 
 
 def check_number(
@@ -26,7 +43,7 @@ def check_number(
         ValueError: another number.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; a number is needed")
+        raise TypeError(f"{name}={shown(value)} is a {type(value).__name__}; a number is needed")
     too_low = low is not None and (value < low or (above and value == low))
     if not math.isfinite(value) or too_low or (high is not None and value > high):
         bounds = ["finite"] if low is None or math.isinf(value) else []
@@ -44,7 +61,7 @@ def check_count(name: str, value: int, low: int = 1) -> int:
         ValueError: a smaller one.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; an integer is needed")
+        raise TypeError(f"{name}={shown(value)} is a {type(value).__name__}; an integer is needed")
     if value < low:
         raise ValueError(f"{name}={value} is not allowed; it must be >= {low}")
     return int(value)
@@ -70,7 +87,7 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
         ValueError: it is not; the message calls it `name`.
     """
     if value not in choices:
-        raise ValueError(f"{name}={value!r} is not known; choose from {', '.join(map(repr, choices))}")
+        raise ValueError(f"{name}={shown(value)} is not known; choose from {', '.join(map(repr, choices))}")
     return value
 
 
@@ -126,43 +143,6 @@ def check_within(name: str, radius: float, clip: Clip) -> float:
     return radius
 
 
-def parse_radius(name: str, value: float | str) -> float:
-    """Return a radius for images in [0, 1], given as a number or as text such as "8/255" or "0.03".
-
-    Args:
-        name: what a message calls it.
-        value: number or text.
-
-    Raises:
-        TypeError: neither a number nor text.
-        ValueError: text that is neither a number nor a fraction, NaN, or a radius outside [0, 1].
-    """
-    if isinstance(value, bool) or not isinstance(value, (numbers.Real, str)):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; a number or text such as '8/255' is needed")
-    try:
-        radius = float(Fraction("/".join(map(str.strip, value.split("/")))) if isinstance(value, str) else value)
-    except (ValueError, ZeroDivisionError, OverflowError):
-        radius = math.nan
-    if not 0 <= radius <= 1:
-        raise ValueError(f"{name}={value!r} is not a radius; it must be in [0, 1], as a number or as in '8/255'")
-    return radius
-
-
-def warn_of_unusual(eps: float) -> None:
-    """Warn the caller's caller of an `eps` that is 8/255 but for its rounding; such changes rank models otherwise."""
-    if 1e-6 < abs(eps - 8 / 255) < 2e-3:
-        message = f"eps={eps:g} is not the usual radius 8/255 = 0.03137; pass eps='8/255' if that is meant"
-        warnings.warn(message, stacklevel=3)
-
-
-def radius_text(eps: float | None, eps_low: float | None = None) -> str:
-    """Return `eps` as people write and as computers read it, "8/255 (0.03137)", and `eps_low` if it differs."""
-    if eps is None:
-        return "not l_inf"
-    text = f"{255 * eps:.4g}/255 ({eps:.4g})"
-    return text if eps_low in (None, eps) else f"{text} and {radius_text(eps_low)}"
-
-
 def check_images(images: Tensor, clip: Clip = (0.0, 1.0), *, hint: str = "") -> None:
     """Raise unless `images` is a finite floating-point tensor (N, C, H, W) inside `clip`.
 
@@ -171,7 +151,7 @@ def check_images(images: Tensor, clip: Clip = (0.0, 1.0), *, hint: str = "") -> 
     Args:
         images: to be looked at.
         clip: smallest and largest pixel value.
-        hint: what the message adds for images outside of it.
+        hint: what the message adds for images outside of it that are no bytes.
 
     Raises:
         TypeError: no floating-point tensor.
@@ -185,8 +165,10 @@ def check_images(images: Tensor, clip: Clip = (0.0, 1.0), *, hint: str = "") -> 
         raise ValueError("images contain NaN or infinite values; they must be finite")
     slack = 1e-4 * float((high - low).max())
     if lowest < float(low.min()) - slack or highest > float(high.max()) + slack:
+        of_bytes = lowest >= 0 and 2 < highest <= 255 and float(high.max()) <= 1
         raise ValueError(
-            f"images span [{lowest:.4g}, {highest:.4g}]; allowed is [{float(low.min()):g}, {float(high.max()):g}]{hint}"
+            f"images span [{lowest:.4g}, {highest:.4g}]; allowed is [{float(low.min()):g}, {float(high.max()):g}]"
+            f"{'; divide them by 255' if of_bytes else hint}"
         )
 
 
@@ -198,10 +180,18 @@ def check_batch(images: Tensor) -> None:
         ValueError: another shape, no images.
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images are {kind}; a floating-point tensor is needed (uint8 / 255 for pictures)")
+        kind = images.dtype if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        remedy = "uint8 / 255 for pictures"
+        if isinstance(images, (list, tuple)):
+            remedy = "torch.stack makes one of a list"
+        elif isinstance(images, np.ndarray):
+            remedy = "torch.from_numpy(x).float() makes one"
+        raise TypeError(f"images are {kind}; a floating-point tensor is needed ({remedy})")
+    if images.layout != torch.strided:
+        raise TypeError(f"images are {images.layout}; a dense tensor is needed: images.to_dense()")
     if images.dim() != 4 or images.numel() == 0:
-        raise ValueError(f"images have shape {tuple(images.shape)}; (N, C, H, W) with N >= 1 is needed")
+        remedy = ": images[None] makes a batch of one image" if images.dim() == 3 else ""
+        raise ValueError(f"images have shape {tuple(images.shape)}; (N, C, H, W) with N >= 1 is needed{remedy}")
 
 
 def class_indices(labels: Any, n: int, num_classes: int | None = None) -> Tensor:
@@ -213,9 +203,11 @@ def class_indices(labels: Any, n: int, num_classes: int | None = None) -> Tensor
         num_classes: how many classes there are, if that is known.
 
     Raises:
-        TypeError: nothing that can be a tensor.
+        TypeError: nothing that can be a tensor, flags.
         ValueError: another shape, values that are not whole, soft labels, or a class out of range.
     """
+    if labels is None:
+        raise TypeError("labels=None is not allowed here; a tensor of class indices is needed")
     try:
         indices: Tensor = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError):
@@ -226,7 +218,9 @@ def class_indices(labels: Any, n: int, num_classes: int | None = None) -> Tensor
     if len(shape) == 2 and shape[1] > 1:
         if not bool(((indices == 0) | (indices == 1)).all() and (indices.sum(1) == 1).all()):
             raise ValueError(f"labels of shape {shape} are not one-hot; each row needs a single 1")
-        indices = indices.argmax(1)
+        indices = indices.int().argmax(1)
+    elif indices.dtype == torch.bool:
+        raise TypeError("labels are torch.bool; class indices are needed (labels.long() for classes 0 and 1)")
     elif indices.is_floating_point() and not bool((indices == indices.round()).all()):
         raise ValueError("labels are not whole numbers; class indices are needed")
     indices = indices.reshape(n).long()

@@ -9,8 +9,9 @@ import torch
 import typer
 import typer.core
 
-from .checks import check_count, check_seed, parse_radius
+from .checks import check_count, check_seed
 from .cli_arguments import images_for, networks_and_pictures, overrides, runs, subset, trained_size
+from .radius import parse_radius
 from .recipes.augmentation import augmentation
 from .recipes.common import usable_device
 from .recipes.datasets import DATASETS, load_dataset

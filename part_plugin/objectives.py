@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_choice, check_class_range, check_number
+from .checks import check_choice, check_class_range, check_number, shown
 from .network.view import logits_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -176,7 +176,7 @@ def make_objective(objective: str | Objective, beta: float | None = None) -> Obj
 
     Raises:
         TypeError: neither a name nor an `Objective`.
-        ValueError: an unknown name or start, a `beta` that is not allowed, or one beside an `Objective`.
+        ValueError: an unknown name or start, a `beta` that is not allowed, or one beside "at" or an `Objective`.
     """
     if isinstance(objective, Objective):
         if beta is not None:
@@ -185,10 +185,12 @@ def make_objective(objective: str | Objective, beta: float | None = None) -> Obj
         return objective
     if not isinstance(objective, str):
         raise TypeError(
-            f"objective={objective!r} is a {type(objective).__name__}; a name or an Objective instance is needed"
+            f"objective={shown(objective)} is a {type(objective).__name__}; a name or an Objective instance is needed"
         )
     weight = check_number("beta", 6.0 if beta is None else beta)
     if objective == "at":
+        if beta is not None:
+            raise ValueError(f"beta={beta} does not go with objective='at'; it weighs the second term of the others")
         return AT()
     if objective == "trades":
         return TRADES(weight)

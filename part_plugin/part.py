@@ -12,6 +12,7 @@ from .attacks.minimum_margin import MinimumMargin
 from .attacks.pixel_ag import GradientCount, pixel_ag
 from .attacks.projection import gaussian_start, seeded_generator, uniform_start
 from .checks import Clip, check_choice, check_clip, check_count, check_images, check_number, check_within, class_indices
+from .mismatch import explained, warn_of_outputs
 from .network.batching import in_parts
 from .network.fast import accelerated, check_fast
 from .network.isolation import isolated
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+_RANGE_HINT = "; clip=(smallest, largest) tells the range of normalised images, and eps and alpha are in their units"
+
+
 class Outputs(NamedTuple):
-    """What one training step computed: a scalar and the logits (N, K) that it came from."""
+    """What one training step computed: the loss and the logits (N, K) that it came from."""
 
     loss: Tensor
     adv_logits: Tensor
@@ -42,8 +46,7 @@ class PART:
     ...         loss = part.loss(model, x, y)
     ...         optimizer.zero_grad(); loss.backward(); optimizer.step()
 
-    The attack sees the model in eval mode and leaves no trace on it; the training pass runs in the
-    mode that the model is in.
+    The attack sees the model in eval mode and leaves no trace on it; the training pass runs in the mode that it is in.
 
     Args:
         objective: "at", "trades", "mart" or an `Objective`.
@@ -91,9 +94,8 @@ class PART:
         self.objective = make_objective(objective, beta)
         self.clip = check_clip(clip)
         self.budget = make_budget(eps, eps_low, budget, **options)
-        self.alpha = check_number("alpha", alpha, above=True)
         check_within("eps", self.budget.eps, self.clip)
-        check_within("alpha", alpha, self.clip)
+        self.alpha = check_within("alpha", check_number("alpha", alpha, above=True), self.clip)
         self.steps = check_count("steps", steps)
         self.minimum_margin = check_choice("attack", attack, ("pgd", "mma")) == "mma"
         self.random_start = random_start
@@ -141,10 +143,10 @@ class PART:
         Raises:
             TypeError, ValueError, RuntimeError: see `loss`.
         """
-        check_images(x, self.clip)
+        check_images(x, self.clip, hint=_RANGE_HINT)
         self.scheduled.check_important(important, x)
         y = class_indices(y, len(x))
-        with isolated(model, x, channels_last=True) as model:
+        with explained(model, x), isolated(model, x, channels_last=True) as model:
             x, y = x.detach().clone(), y.to(x.device).clone()  # also tensors made under inference_mode will do
             radii, natural_logits = self.scheduled.radii(model, x, y, index, important)
             with accelerated(model, x, self.fast) as attacked:
@@ -197,6 +199,7 @@ class PART:
         y = class_indices(y, len(x)).to(x.device)
         natural_logits = logits_of(model, x) if self.objective.needs_natural else None
         adv_logits = logits_of(model, adv)
+        warn_of_outputs(model, adv_logits)
         return Outputs(self.objective.loss(adv_logits, y, natural_logits), adv_logits, natural_logits)
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,8 +227,8 @@ class PART:
         Raises:
             TypeError, ValueError, RuntimeError: see `loss`.
         """
-        check_images(x, self.clip)
-        with isolated(model, x, channels_last=True) as model:
+        check_images(x, self.clip, hint=_RANGE_HINT)
+        with explained(model, x), isolated(model, x, channels_last=True) as model:
             x, y = x.detach().clone(), class_indices(y, len(x)).to(x.device)
             self.scheduled.remembered(model, x, y, index)
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from .budget import AdoptedBudget, Budget, uniform
-from .cam import Cam, cam_name, check_cam, map_and_logits
-from .checks import check_choice, check_eps_pair, class_indices
-from .rules import Rule, Threshold, check_rule, weights_of, without_signal
-from .target_layers import ReshapeTransform, TargetLayers, layer_names
+from .cam import map_and_logits
+from .checks import check_choice, check_eps_pair, class_indices, shown
+from .map_sources import Cam, cam_name, check_cam
+from .network.view import without_wrappers
+from .rules import Rule, Threshold, check_rule, weights_of
+from .target_layers import ReshapeTransform, TargetLayers, layer_names, resolve_target_layers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+logger = logging.getLogger(__name__)
+
+WARN_ABOVE = 0.05
+"""Share of maps without signal that is warned of."""
 LOW_RATIO = 7 / 8
 """eps_low / eps where eps_low is not given: the paper's 7/255 and 8/255."""
 
@@ -30,14 +38,19 @@ class BudgetOptions(TypedDict, total=False):
     target: str
 
 
+SCHEDULE = ("burn_in", "mask_every")
+"""Arguments of those that know epochs."""
+
+
 class PixelBudget(Budget):
     """Full eps on the pixels that a class activation map calls important, eps_low elsewhere.
 
     With L the map resized to (H, W), the weight is w = (L - mean(L)) / std(L) per image, a pixel is
     important where w > 1, and eps_i = eps there and eps_low elsewhere (PART, section 3.2). Another `rule`
     makes other weights of the map.
-    A map without signal says nothing about its image, so that image keeps eps everywhere; `images`
-    and `no_signal` count the maps and how many of them were of that kind.
+    A map without signal, or on which the rule marks no pixel, says nothing about its image, so that image keeps eps
+    everywhere; `images` and `no_signal` count the maps and how many of them were of that kind. Where they are more
+    than 5 %, that is warned of once.
 
     Args:
         eps: largest perturbation of important pixels, in the images' units. (Default: 8/255)
@@ -74,6 +87,7 @@ class PixelBudget(Budget):
         self.rule = Threshold() if rule is None else check_rule(rule)
         self.target = check_choice("target", target, ("predicted", "true"))
         self.images = 0
+        self._look_at: float = 1
         self._no_signal = torch.zeros((), dtype=torch.long)  # a tensor: counting must not wait for a GPU
 
     @property
@@ -117,9 +131,32 @@ class PixelBudget(Budget):
                 raise ValueError("labels=None does not go with target='true'; pass labels or target='predicted'")
             classes = class_indices(labels, len(images))
         maps, logits = map_and_logits(model, images, classes, self.cam, self.target_layers, self.reshape_transform)
+        weights, silent = weights_of(self.rule, maps)
         self.images += len(images)
-        self._no_signal = self._no_signal.to(maps.device) + without_signal(maps).sum()
-        return weights_of(self.rule, maps), logits
+        self._no_signal = self._no_signal.to(maps.device) + silent.sum()
+        if self.images >= self._look_at:
+            self._look(model, images)
+        return weights, logits
+
+    def _look(self, model: nn.Module, images: Tensor) -> None:
+        """Warn, once, where maps say nothing of many images; a GPU is waited for, at ever longer intervals."""
+        share = self.no_signal / self.images
+        self._look_at = 2 * self.images if share <= WARN_ABOVE else math.inf
+        if share > WARN_ABOVE:
+            logger.warning(
+                "%.0f%% of the maps had no signal (%d of %d, %s); those images keep the full eps everywhere",
+                100 * share,
+                self.no_signal,
+                self.images,
+                self._source(model, images),
+            )
+
+    def _source(self, model: nn.Module, images: Tensor) -> str:
+        """Return where the maps come from, for a message."""
+        if not isinstance(self.cam, str) or self.cam == "FullGrad":
+            return f"cam={cam_name(self.cam)}"
+        layers = resolve_target_layers(without_wrappers(model), self.target_layers, images)
+        return f"cam={self.cam} at {' and '.join(map(repr, layers))}"
 
     def radii_of(self, weights: Tensor, images: Tensor) -> Tensor:
         """Return eps_low + weight * (eps - eps_low), in the dtype of `images`; for bool weights one or the other.
@@ -169,6 +206,14 @@ def make_budget(
         TypeError: a `budget` that is none, an unknown option.
         ValueError: radii or options that are not allowed, or that are given beside a budget, which has its own.
     """
+    for name, value in options.items():
+        if name in SCHEDULE:
+            raise TypeError(
+                f"{name}={shown(value)} is not for attacks, which count no epochs; PART and PARTTrainer take it"
+            )
+        if name not in BudgetOptions.__annotations__:
+            known = ", ".join(BudgetOptions.__annotations__)
+            raise TypeError(f"{name}={shown(value)} is no argument here and no option of a budget, which are {known}")
     if budget is None:
         return PixelBudget(eps, eps_low, **options)
     for name, value in {"eps_low": eps_low, **options}.items():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 map_libraries: list[Callable[[], Any]] = []
-"""Functions that import a library of maps, a module with `library_methods` and `library_maps`; see `part_plugin.cam`.
+"""Functions that import a library of maps, a module with `check_library_method`, `takes_layers` and `library_maps`.
 
 They raise an ImportError that says what to install where the library is missing.
 """

@@ -89,8 +89,10 @@ def check_rule(rule: Any) -> Rule:
     return checked
 
 
-def weights_of(rule: Rule, maps: Tensor) -> Tensor:
-    """Return the weights that a rule makes of maps, 1 everywhere where a map has no signal.
+def weights_of(rule: Rule, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weights that a rule makes of maps, and which images it says nothing of, bool (N, 1, 1, 1).
+
+    Those have a map without signal, or no pixel with a weight; their weights are 1 everywhere.
 
     Args:
         rule: maps -> weights.
@@ -108,7 +110,8 @@ def weights_of(rule: Rule, maps: Tensor) -> Tensor:
         lowest, highest = (float(value) for value in torch.aminmax(weights))
         if not 0 <= lowest <= highest <= 1:  # false for NaN
             raise ValueError(f"rule={rule!r} returned weights from {lowest:g} to {highest:g}; they must be in [0, 1]")
-    return weights
+    silent = without_signal(maps) | (weights.amax((1, 2, 3), keepdim=True) == 0)
+    return torch.where(silent, torch.ones_like(weights), weights), silent
 
 
 def without_signal(maps: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -30,13 +30,17 @@ def resolve_target_layers(model: nn.Module, target_layers: TargetLayers, images:
         images: (N, C, H, W), one of which is sent through the network to find that one.
 
     Raises:
-        TypeError: something that is no module and no name.
+        TypeError: something that is no module and no name, nor a list of them.
         ValueError: no layers, layers that are none of the model's, or none with spatial extent.
     """
     network = network_of(model)
     if target_layers is None:
         name = _found.recall(network, images.shape[1:], lambda: _find_target_layer(model, network, images))
         return {name: network.get_submodule(name)}
+    if not isinstance(target_layers, (str, nn.Module, Iterable)):
+        raise TypeError(
+            f"target_layers={target_layers!r} is a {type(target_layers).__name__}; modules or dotted names are needed"
+        )
     wanted = [target_layers] if isinstance(target_layers, (str, nn.Module)) else list(target_layers)
     if not wanted:
         raise ValueError("target_layers is empty; give at least one module or dotted name, or None")
@@ -111,7 +115,7 @@ def as_maps(name: str, tensor: Tensor, reshape_transform: ReshapeTransform | Non
         reshape_transform: turns that into (N, C, h, w).
 
     Raises:
-        ValueError: a tensor of another shape.
+        ValueError: a tensor of another shape, or one without spatial extent.
     """
     if reshape_transform is not None:
         tensor = reshape_transform(tensor)
@@ -119,7 +123,34 @@ def as_maps(name: str, tensor: Tensor, reshape_transform: ReshapeTransform | Non
         raise ValueError(
             f"target layer {name!r} gives {tuple(tensor.shape)}; (N, C, h, w) is needed: pass reshape_transform"
         )
+    if tensor.shape[2:].numel() < 2:
+        raise ValueError(
+            f"target layer {name!r} gives {tuple(tensor.shape)}, in which nothing can be told from anything else; "
+            "name a layer before the pooling"
+        )
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def tensor_of(name: str, output: Any) -> Tensor:
+    """Return what the layer `name` gave, its `output`, if it is a tensor.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(output, Tensor):
+        raise ValueError(f"target layer {name!r} returns a {type(output).__name__}; a tensor is needed")
+    return output
+
+
+def check_reached(layers: Iterable[str], reached: Container[str]) -> None:
+    """Raise unless all `layers` are among those `reached` by a forward pass.
+
+    Raises:
+        ValueError: one is not.
+    """
+    unreached = [name for name in layers if name not in reached]
+    if unreached:
+        raise ValueError(f"target layer {unreached[0]!r} is not reached by the model's forward pass")
 
 
 def layer_names(layers: TargetLayers) -> str:

@@ -9,7 +9,8 @@ from torch.nn.functional import interpolate
 
 from part_plugin import PixelBudget, class_activation_map
 from part_plugin.adapters.robustbench import build_model
-from part_plugin.cam import cam_name, map_and_logits
+from part_plugin.cam import map_and_logits
+from part_plugin.map_sources import cam_name
 
 LIBRARY = {"gradcam": GradCAM, "xgradcam": XGradCAM, "layercam": LayerCAM}
 

@@ -1,7 +1,6 @@
 """One sentence for each wrong argument, and nothing said of a right one."""
 
 import re
-import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -15,13 +14,12 @@ from part_plugin.checks import (
     check_clip,
     check_count,
     check_eps_pair,
+    check_flag,
     check_images,
     check_number,
     check_within,
     class_indices,
-    parse_radius,
-    radius_text,
-    warn_of_unusual,
+    shown,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -110,39 +108,6 @@ def test_radii_that_fit_the_range():
         refused(ValueError, message, check_within, "eps", radius, clip)
 
 
-def test_radii_as_text():
-    for value, expected in (("8/255", 8 / 255), (" 8 / 255 ", 8 / 255), ("0.03", 0.03), (0.5, 0.5), (0, 0), ("1", 1)):
-        assert parse_radius("eps", value) == expected
-    for value in ("8", "-1/255", "x", "1/0", "", NAN, INF, 1.5, "nan", "1e400", "1/2/3"):
-        message = f"eps={value!r} is not a radius; it must be in [0, 1], as a number or as in '8/255'"
-        refused(ValueError, message, parse_radius, "eps", value)
-    for value, kind in ((None, "NoneType"), (True, "bool"), ([1], "list")):
-        message = f"eps={value!r} is a {kind}; a number or text such as '8/255' is needed"
-        refused(TypeError, message, parse_radius, "eps", value)
-
-
-def test_radii_as_people_write_them():
-    assert radius_text(8 / 255) == "8/255 (0.03137)"
-    assert radius_text(8 / 255, 7 / 255) == "8/255 (0.03137) and 7/255 (0.02745)"
-    assert radius_text(0.1, 0.1) == radius_text(0.1) == "25.5/255 (0.1)"
-    assert radius_text(None) == "not l_inf"
-
-
-def test_radii_that_are_8_255_but_for_their_rounding():
-    def caller(eps):
-        warn_of_unusual(eps)
-
-    for eps in (0.031, 0.03, 0.033):
-        message = f"eps={eps:g} is not the usual radius 8/255 = 0.03137; pass eps='8/255' if that is meant"
-        with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as record:
-            caller(eps)
-        assert record[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for eps in (8 / 255, 8 / 255 + 1e-7, 0.1, 4 / 255, 0.0293):
-            caller(eps)
-
-
 def test_images():
     good = torch.rand(2, 3, 4, 4)
     for images, clip in (
@@ -178,9 +143,17 @@ def test_batches():
     check_batch(torch.rand(1, 1, 1, 1).double())
     message = "images are {}; a floating-point tensor is needed (uint8 / 255 for pictures)"
     refused(TypeError, message.format("torch.uint8"), check_batch, torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
-    refused(TypeError, message.format("ndarray"), check_batch, np.zeros((1, 1, 4, 4)))
+    message = "images are a {}; a floating-point tensor is needed ({})"
+    made = "torch.from_numpy(x).float() makes one"
+    refused(TypeError, message.format("ndarray", made), check_batch, np.zeros((1, 1, 4, 4)))
+    refused(TypeError, message.format("list", "torch.stack makes one of a list"), check_batch, [torch.rand(1, 4, 4)])
+    refused(TypeError, message.format("str", "uint8 / 255 for pictures"), check_batch, "images")
+    sparse = torch.rand(1, 1, 4, 4).to_sparse()
+    message = "images are torch.sparse_coo; a dense tensor is needed: images.to_dense()"
+    refused(TypeError, message, check_batch, sparse)
     for shape in ((1, 4, 4), (0, 1, 4, 4), (1, 1, 1, 4, 4)):
         message = f"images have shape {shape}; (N, C, H, W) with N >= 1 is needed"
+        message += ": images[None] makes a batch of one image" if len(shape) == 3 else ""
         refused(ValueError, message, check_batch, torch.zeros(shape))
 
 
@@ -194,6 +167,7 @@ def test_labels():
         expected.numpy(),
         [2, 0, 1],
         torch.nn.functional.one_hot(expected, 4),
+        torch.nn.functional.one_hot(expected, 4) == 1,
         torch.nn.functional.one_hot(expected, 3).double(),
     ):
         found = class_indices(labels, 3)
@@ -201,6 +175,7 @@ def test_labels():
         assert torch.equal(found, expected)
     assert torch.equal(class_indices(expected, 3, 3), expected)
     soft = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])
+    flags = "labels are torch.bool; class indices are needed (labels.long() for classes 0 and 1)"
     for labels, classes, error, message in (
         (expected, 2, ValueError, "labels contain class 2; allowed is 0 to 1"),
         (-expected, None, ValueError, "labels contain class -2; allowed is 0 and above"),
@@ -212,7 +187,9 @@ def test_labels():
         (torch.zeros(3, 2), None, ValueError, "labels of shape (3, 2) are not one-hot; each row needs a single 1"),
         (expected + 0.5, None, ValueError, "labels are not whole numbers; class indices are needed"),
         (expected * NAN, None, ValueError, "labels are not whole numbers; class indices are needed"),
-        (None, None, TypeError, "labels are a NoneType; a tensor of class indices is needed"),
+        (None, None, TypeError, "labels=None is not allowed here; a tensor of class indices is needed"),
+        (expected > 1, None, TypeError, flags),
+        (expected[:, None] > 1, None, TypeError, flags),
         ("abc", None, TypeError, "labels are a str; a tensor of class indices is needed"),
     ):
         refused(error, message, class_indices, labels, 3, classes)
@@ -224,44 +201,33 @@ def test_class_ranges():
     refused(ValueError, "labels contain class -1; allowed is 0 to 9", check_class_range, torch.tensor([-1, 10]), 10)
 
 
-def message(error, call, *args, **kwargs):
-    with pytest.raises(error) as caught:
-        call(*args, **kwargs)
-    assert type(caught.value) is error
-    return str(caught.value)
+def test_values_as_messages_show_them():
+    assert shown(8) == "8"
+    assert shown("pgd") == "'pgd'"
+    assert shown(torch.zeros(2, 2)) == "<Tensor>"  # two lines
+    assert shown("x" * 58) == repr("x" * 58)
+    assert shown("x" * 59) == "<str>"
+    assert shown(lambda x: x) == "<<lambda>>"
+    assert shown(refused) == "<refused>"
 
 
-@pytest.mark.parametrize(
-    ("value", "radius"),
-    [
-        ("8/255", 8 / 255),
-        (" 8 / 255 ", 8 / 255),
-        ("0.03", 0.03),
-        ("1e-2", 0.01),
-        (0.1, 0.1),
-        (0, 0.0),
-        (1, 1.0),
-        ("0", 0.0),
-    ],
-)
-def test_parse_radius(value, radius):
-    parsed = parse_radius("eps", value)
-    assert parsed == radius
-    assert type(parsed) is float
+def test_flags():
+    for value in (True, 1, np.True_):
+        assert check_flag("random_start", value) is True
+    for value in (False, 0, np.False_):
+        assert check_flag("random_start", value) is False
+    for value, kind in ((0.5, "float"), (None, "NoneType"), ("no", "str"), (2, "int")):
+        message = f"random_start={value!r} is a {kind}; True or False is needed"
+        refused(TypeError, message, check_flag, "random_start", value)
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["x", "", "1/0", "8/", "8/255/2", "-1/255", -0.1, "nan", float("nan"), "inf", "1e999", 8, "__import__('os')"],
-)
-def test_parse_radius_refuses(value):
-    assert message(ValueError, parse_radius, "eps_low", value) == (
-        f"eps_low={value!r} is not a radius; it must be in [0, 1], as a number or as in '8/255'"
-    )
-
-
-@pytest.mark.parametrize(("value", "kind"), [(None, "NoneType"), (True, "bool"), ([0.1], "list")])
-def test_parse_radius_refuses_other_types(value, kind):
-    assert message(TypeError, parse_radius, "eps", value) == (
-        f"eps={value!r} is a {kind}; a number or text such as '8/255' is needed"
-    )
+def test_images_of_bytes_are_told_from_normalised_ones():
+    images = torch.tensor([0.0, 200.0]).view(1, 1, 1, 2)
+    message = "images span [0, 200]; allowed is [0, 1]; divide them by 255"
+    refused(ValueError, message, check_images, images, hint="; hint")
+    for low, high in ((0.0, 2.0), (-1.0, 200.0), (0.0, 256.0)):
+        images = torch.tensor([low, high]).view(1, 1, 1, 2)
+        message = f"images span [{low:g}, {high:g}]; allowed is [0, 1]; hint"
+        refused(ValueError, message, check_images, images, hint="; hint")
+    message = "images span [0, 256]; allowed is [0, 255]; hint"
+    refused(ValueError, message, check_images, images, (0, 255), hint="; hint")

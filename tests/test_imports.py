@@ -13,6 +13,7 @@ PACKAGE = Path(part_plugin.__file__).parent
 # In an order in which each module imports none but those before it.
 CORE = [
     "checks",
+    "radius",
     "plugins",
     "short",
     "stopping",
@@ -29,8 +30,10 @@ CORE = [
     "network.batching",
     "network.fold",
     "network.fast",
+    "mismatch",
     "target_layers",
     "cam_methods",
+    "map_sources",
     "cam",
     "rules",
     "budget",

@@ -198,7 +198,7 @@ def test_training_makes_a_model_robust(digits):
     [
         (lambda x, y: (x + 0.5, y), ValueError, r"images span \[0.5, 1.5\]; allowed is \[0, 1\]"),
         (lambda x, y: ((255 * x).byte(), y), TypeError, "images are torch.uint8; a floating-point tensor is needed"),
-        (lambda x, y: (x.numpy(), y), TypeError, "images are ndarray; a floating-point tensor is needed"),
+        (lambda x, y: (x.numpy(), y), TypeError, "images are a ndarray; a floating-point tensor is needed"),
         (lambda x, y: (x * torch.nan, y), ValueError, "images contain NaN or infinite values; they must be finite"),
         (lambda x, y: (x[0], y), ValueError, r"images have shape \(1, 8, 8\); \(N, C, H, W\)"),
         (lambda x, y: (x[:0], y[:0]), ValueError, r"images have shape \(0, 1, 8, 8\); \(N, C, H, W\) with N >= 1"),
@@ -234,7 +234,7 @@ def test_wrong_settings(options, message):
 def test_settings_of_the_wrong_type():
     with pytest.raises(TypeError, match=r"steps=2.5 is a float; an integer is needed"):
         PART(steps=2.5)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'treshold'"):
+    with pytest.raises(TypeError, match="^treshold=2 is no argument here"):
         PART(treshold=2)
 
 
@@ -403,7 +403,7 @@ def test_the_step_is_the_one_written_by_hand(digits_net, batch, name, target, be
     net, x, y = digits_net.double(), batch[0].double(), batch[1].clone()
     y[::3] = (y[::3] + 1) % 10  # some that are not predicted
     options = {"eps": 0.2, "eps_low": 0.05, "alpha": 0.02, "steps": 3, "burn_in": 0, "seed": 5, "target": target}
-    part = PART(name, beta=beta, **options)
+    part = PART(name, beta=None if name == "at" else beta, **options)
     maps = class_activation_map(net, x, y if target == "true" else None)
     without = maps.amax((1, 2, 3), keepdim=True) == 0
     deviation, mean = torch.std_mean(maps, (1, 2, 3), correction=0, keepdim=True)
@@ -683,7 +683,7 @@ def test_masks_are_remembered_in_the_loss_and_of_images_of_another_range(digits_
     assert len(part.masks) == 16
     part.loss(digits_net, 4 * batch[0] - 2, batch[1], torch.arange(10, 26))
     assert (len(part.masks), part.budget.images) == (26, 26)
-    with pytest.raises(ValueError, match=r"^images span \[0, 4\]; allowed is \[-2, 2\]$"):
+    with pytest.raises(ValueError, match=r"^images span \[0, 4\]; allowed is \[-2, 2\]; clip=\("):
         part.remember(digits_net, 4 * batch[0], batch[1], torch.arange(16))
 
 

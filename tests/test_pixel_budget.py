@@ -313,5 +313,42 @@ def test_wrong_budgets(options, error, message):
 
 
 def test_an_option_that_there_is_not():
-    with pytest.raises(TypeError, match="got an unexpected keyword argument 'treshold'$"):
+    known = "cam, target_layers, reshape_transform, rule, target"
+    message = f"treshold=2 is no argument here and no option of a budget, which are {known}"
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         make_budget(0.3, treshold=2)
+    message = "burn_in=20 is not for attacks, which count no epochs; PART and PARTTrainer take it"
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        make_budget(0.3, burn_in=20)
+
+
+def test_maps_without_signal_are_warned_of_once(digits_net, batch, caplog):
+    nn.init.zeros_(digits_net.head.weight)
+    for options, source in (
+        ({}, "cam=gradcam at 'features'"),
+        ({"target_layers": ["features.0", digits_net.features[3]]}, "cam=gradcam at 'features.0' and 'features.3'"),
+        ({"cam": "EigenCAM"}, None),  # needs no gradient
+        ({"cam": "FullGrad"}, "cam=FullGrad"),
+        ({"cam": lambda model, images, classes: 0 * images}, "cam=<lambda>"),
+    ):
+        caplog.clear()
+        budget = PixelBudget(0.2, 0.1, **options)
+        for _ in range(3):
+            budget(nn.DataParallel(digits_net), *batch)
+        said = [record.getMessage() for record in caplog.records]
+        expected = f"100% of the maps had no signal (16 of 16, {source}); those images keep the full eps everywhere"
+        assert said == ([expected] if source else [])
+
+
+def test_a_few_maps_without_signal_are_not_worth_a_warning(digits_net, batch, caplog):
+    """And the count is looked at anew when there are twice as many, for the sake of a GPU."""
+    budget = PixelBudget(0.2, 0.1, cam=lambda model, images, classes: images)
+    images = torch.rand(24, 1, 8, 8)
+    images[0] = 0
+    budget(digits_net, images)
+    budget(digits_net, images[:3] * 0)
+    assert (budget.no_signal, budget.images) == (4, 27)
+    assert caplog.records == []
+    budget(digits_net, images)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("10% of the maps had no signal (5 of 51, cam=<lambda>)")

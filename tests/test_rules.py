@@ -65,16 +65,35 @@ def test_maps_without_signal_weigh_one_whatever_the_rule_makes_of_them():
         TopShare(0.1),
         Soft(),
         standardised,
-        lambda maps: torch.zeros_like(maps, dtype=torch.int),
+        lambda maps: torch.full_like(maps, 0.5),
     ):
-        weights = weights_of(rule, maps)
+        weights, silent = weights_of(rule, maps)
+        assert silent.flatten().tolist() == [False, True, False, False, False]
         assert (weights[1] == 1).all()
         rows = [0, 2, 3, 4]
         assert torch.equal(weights[rows], rule(maps)[rows])
 
 
 def test_weights_may_be_the_same_everywhere():
-    assert (weights_of(lambda maps: torch.full_like(maps, 0.5), MAPS) == 0.5).all()
+    weights, silent = weights_of(lambda maps: torch.full_like(maps, 0.5), MAPS)
+    assert (weights == 0.5).all()
+    assert not silent.any()
+
+
+def test_an_image_without_an_important_pixel_keeps_eps():
+    """On a map of as many ones as zeros no pixel is more than a standard deviation above the mean."""
+    maps = MAPS.clone()
+    maps[2] = 0
+    maps[2, :, :3] = 1
+    weights, silent = weights_of(Threshold(), maps)
+    assert not Threshold()(maps)[2].any()
+    assert silent.flatten().tolist() == [False, False, True, False, False]
+    assert weights.dtype == torch.bool
+    assert weights[2].all()
+    assert torch.equal(weights[[0, 1, 3, 4]], Threshold()(maps)[[0, 1, 3, 4]])
+    weights, silent = weights_of(lambda maps: 0 * maps, MAPS)
+    assert silent.all()
+    assert (weights == 1).all()
 
 
 def test_weights_of_our_own_rules_are_not_looked_at(monkeypatch):
@@ -92,7 +111,7 @@ def test_weights_of_our_own_rules_are_not_looked_at(monkeypatch):
 
 def test_weights_of_a_rule_with_a_gradient_are_detached():
     scale = torch.ones((), requires_grad=True, dtype=torch.float64)
-    assert not weights_of(lambda maps: scale * maps, MAPS).requires_grad
+    assert not weights_of(lambda maps: scale * maps, MAPS)[0].requires_grad
 
 
 @pytest.mark.parametrize(

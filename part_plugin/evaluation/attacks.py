@@ -61,6 +61,8 @@ def _add_instance(rows: dict[str, Entry], attack: Any, seed: int) -> None:
     Raises:
         TypeError: it is no attack.
     """
+    if isinstance(attack, type):
+        raise TypeError(f"attacks holds the class {attack.__name__}; an attack is needed: {attack.__name__}(model)")
     entry = toolkit_attack(attack, seed)
     if entry is None:
         raise TypeError(f"attacks holds a {type(attack).__name__}; choose from {KNOWN}")

@@ -14,18 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..mismatch import check_model as check_model
 from ..network.isolation import isolated
 from ..network.view import logits_of
-
-
-def check_model(name: str, model: Any) -> None:
-    """Raise unless `model`, the argument called `name`, is a network.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{name} is a {type(model).__name__}; a torch.nn.Module is needed")
 
 
 def check_name(name: str) -> str:

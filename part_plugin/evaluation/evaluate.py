@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from ..budget import Budget
 from ..checks import (
@@ -23,11 +24,12 @@ from ..checks import (
     check_number,
     check_seed,
     class_indices,
-    parse_radius,
-    warn_of_unusual,
+    shown,
 )
 from ..files import StrPath
+from ..mismatch import explained
 from ..pixel_budget import PixelBudget
+from ..radius import parse_radius, warn_of_unusual
 from .attack_result import AttackResult
 from .attacks import KNOWN, check_evidence, parse
 from .common import check_model, check_name, device_of, evaluated, fingerprint, progress
@@ -40,6 +42,7 @@ from .gradients import gradient_checks
 from .results import Evaluation
 from .state import State, reserved
 
+ATTACKS: Sequence[Any] = ("natural", "pgd20", "autoattack")
 EXTRAS = ("gradients", "corruptions")  # which are no attacks
 STEPS = (20, 40, 60, 80, 100)
 SUITES = {
@@ -63,9 +66,9 @@ SUITES = {
 def evaluate(
     model: nn.Module,
     x: Tensor | NDArray[Any],
-    y: Tensor | NDArray[Any],
+    y: Tensor | NDArray[Any] | None = None,
     eps: float | str = 8 / 255,
-    attacks: Sequence[Any] = ("natural", "pgd20", "autoattack"),
+    attacks: Sequence[Any] = ATTACKS,
     batch_size: int = 128,
     seed: int = 0,
     name: str | None = None,
@@ -83,7 +86,7 @@ def evaluate(
     Args:
         model: network that returns logits (N, K) for images in [0, 1]; evaluated on its own device
             in eval mode, and left as it was.
-        x: images (N, C, H, W) in [0, 1].
+        x: images (N, C, H, W) in [0, 1], all of them: no loader.
         y: class indices (N,) or (N, 1), or one-hot (N, K).
         eps: radius of every pixel, a number or a string such as "8/255".
         attacks: any of
@@ -129,14 +132,14 @@ def evaluate(
         check_number("eps", eps, above=True)
     if surrogate is not None:
         check_model("surrogate", surrogate)
-    x = torch.as_tensor(x)
-    check_images(x)
+    x = _images(x)
     y = class_indices(y, len(x))
     if with_corruptions and corruptions_dir is None:
         check_pictures(x)
-    with reserved(state), evaluated(model, x) as model:
+    first = x[: min(batch_size, 8)].detach().to(device_of(model))
+    with explained(model, first), reserved(state), evaluated(model, first) as model:
         x, y = x.detach().cpu().clone(), y.cpu().clone()
-        warnings = examine(model, x[: min(batch_size, 8)].to(device_of(model)), y, strict)
+        warnings = examine(model, first.clone(), y, strict)
         card = card_of(model, x, y, [*rows, *filter(_is_extra, attacks)], eps, seed, batch_size)
         pieces = State(state, {key: card[key] for key in ("weights", "data", "eps", "norm", "seed", "batch_size")})
         options: Any = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
@@ -185,17 +188,42 @@ def row_names(attacks: Sequence[Any], suite: str | None, eps: float, seed: int) 
     return [*rows, *filter(_is_extra, chosen)]
 
 
+def _images(x: Any) -> Tensor:
+    """Return the images as a tensor.
+
+    Raises:
+        TypeError: something that is none, such as a loader.
+    """
+    kind = type(x).__name__
+    if isinstance(x, DataLoader):
+        raise TypeError(f"x is a {kind}; images and labels are needed: x, y = map(torch.cat, zip(*loader))")
+    if isinstance(x, Dataset):
+        whole = "next(iter(DataLoader(dataset, len(dataset))))"
+        raise TypeError(f"x is a {kind}; images and labels are needed: x, y = {whole}")
+    try:
+        images: Tensor = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        remedy = " (torch.stack makes one of a list)" if isinstance(x, (list, tuple)) else ""
+        raise TypeError(f"x is a {kind}; images as a tensor or an array (N, C, H, W) are needed{remedy}") from None
+    check_images(images, hint="; move their normalisation into the model: nn.Sequential(Normalize(mean, std), model)")
+    return images
+
+
 def _chosen(attacks: Sequence[Any], suite: str | None) -> tuple[Any, ...]:
     """Return the attacks asked for.
 
     Raises:
         TypeError: `attacks` is no list.
-        ValueError: it is empty or holds one of `EXTRAS` twice, or `suite` is unknown.
+        ValueError: it is empty or holds one of `EXTRAS` twice, `suite` is unknown or not alone.
     """
     if suite is not None:
+        if attacks is not ATTACKS:
+            raise ValueError(f"suite={shown(suite)} does not go with attacks={shown(attacks)}; pass one of them")
         return SUITES[check_choice("suite", suite, list(SUITES))]
     if isinstance(attacks, str) or not isinstance(attacks, Iterable):
-        raise TypeError(f"attacks={attacks!r} is a {type(attacks).__name__}; a list is needed")
+        raise TypeError(
+            f"attacks={shown(attacks)} is a {type(attacks).__name__}; a list is needed, such as ['natural', 'pgd20']"
+        )
     attacks = tuple(attacks)
     if not attacks:
         raise ValueError(f"attacks is empty; choose from {KNOWN}")

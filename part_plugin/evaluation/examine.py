@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_class_range
+from ..mismatch import are_probabilities
 from ..network.view import logits_of
 from .common import digest, fingerprint
 
@@ -37,7 +38,7 @@ def examine(model: nn.Module, images: Tensor, y: Tensor, strict: bool) -> list[s
         wrong.append("the model's logits change from call to call, as in a randomised defence")
     elif (logits[:1] - alone).abs().max() > scale:
         wrong.append("the model's logits of an image depend on the other images of the batch")
-    if logits.min() >= 0 and ((logits.sum(1) - 1).abs() < 1e-5).all():
+    if are_probabilities(logits):
         wrong.append("the model's output is a probability distribution; attacks need the logits")
     if wrong and strict:
         raise ValueError(f"{wrong[0]} (strict=False evaluates it all the same)")

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import pandas as pd
 
-from ..checks import radius_text
+from ..radius import radius_text
 from .attack_result import AttackResult
 
 

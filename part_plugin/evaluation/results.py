@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..checks import radius_text
 from ..files import StrPath, check_writable, write_json, write_text
+from ..radius import radius_text
 from .attack_result import AttackResult
 from .corruption_result import CorruptionResult
 from .gradient_result import GradientChecks

@@ -105,6 +105,8 @@ class ToolkitAttack(ByBatch):
 
     def _radius(self, name: str) -> float | None:
         radius, norm = getattr(self.attack, name, None), getattr(self.attack, "norm", "Linf")
+        if name == "eps" and radius is None:  # PIFGSM's
+            radius = getattr(self.attack, "max_epsilon", None)
         linf = norm in ("Linf", "inf", np.inf) and "L2" not in type(self.attack).__name__
         if not isinstance(radius, Real) or not linf:
             return None

@@ -156,8 +156,9 @@ class _Run:
             self.model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(settings.milestones))
-        names = ["beta", "alpha", "steps", "attack", "fast", "burn_in", "mask_every", "seed"]
+        names = ["alpha", "steps", "attack", "fast", "burn_in", "mask_every", "seed"]
         names += ["eps", "eps_low", "cam"] if budget is None else []  # a budget has its own
+        names += [] if settings.objective == "at" else ["beta"]
         self.part = PART(settings.objective, budget=budget, **{name: getattr(settings, name) for name in names})
         self.plain = MovedMasks(dataset, self.part)
         self.moved = MovedMasks(dataset, self.part, transform)

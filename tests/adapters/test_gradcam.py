@@ -13,6 +13,9 @@ from torch import nn
 from part_plugin import class_activation_map
 from part_plugin.adapters.gradcam import check_library_method, library_maps, library_methods
 
+WITHOUT_BASE = ("FinerCAM", "RefineCAM", "SESS")
+"""Classes of the library that are CAMs and no subclass of its base."""
+
 
 def test_the_methods_are_the_library_s_cam_classes():
     names = library_methods()
@@ -20,7 +23,8 @@ def test_the_methods_are_the_library_s_cam_classes():
     assert {"GradCAM", "GradCAMPlusPlus", "EigenCAM", "ScoreCAM"} <= set(names)
     for name in dir(pytorch_grad_cam):
         value = getattr(pytorch_grad_cam, name)
-        assert (name in names) == (isinstance(value, type) and issubclass(value, BaseCAM)), name
+        is_cam = isinstance(value, type) and (issubclass(value, BaseCAM) or name in WITHOUT_BASE)
+        assert (name in names) == is_cam, name
 
 
 @pytest.mark.parametrize("cam", [GradCAM, LayerCAM, "GradCAM", "EigenCAM"])
@@ -109,3 +113,113 @@ def test_what_is_no_method(cam, message):
 @pytest.mark.parametrize("cam", ["own", "EigenCAM", EigenCAM])
 def test_what_is_a_method(cam):
     check_library_method(cam, ["own"])
+
+
+@pytest.mark.parametrize("name", [name for name in library_methods() if name != "RandomCAM"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_every_class_gives_the_library_s_own_map_and_prints_nothing(digits_net, batch, capfd, name, frozen):
+    """FinerCAM finds classes to compare with by itself, so it is asked for the predicted ones, as are all here."""
+    method, layers = getattr(pytorch_grad_cam, name), [] if name == "FullGrad" else [digits_net.features[3]]
+    digits_net.features[5].inplace = False  # or the library maps what is after the ReLU
+    digits_net.features[2].inplace = False
+    images = batch[0][:3].clone()
+    with torch.no_grad():
+        classes = digits_net(images).argmax(1)
+    targets = None if name == "FinerCAM" else [ClassifierOutputTarget(int(c)) for c in classes]
+    library = method(digits_net, layers)
+    expected = torch.from_numpy(library(images.clone(), targets))
+    del library
+    capfd.readouterr()
+    before = snapshot(digits_net.requires_grad_(not frozen))
+    given = {} if name == "FullGrad" else {"target_layers": "features.3"}
+    maps = class_activation_map(digits_net, images, classes, cam=name, **given)
+    assert capfd.readouterr() == ("", "")
+    assert_untouched(digits_net, before)
+    assert float(expected.max()) > 0.5
+    torch.testing.assert_close(maps[:, 0], expected, atol=1e-4, rtol=0)
+
+
+def test_finer_maps_of_another_class_than_the_predicted_one(digits_net, batch):
+    """The map of class c is GradCAM's for its logit minus the three nearest ones, weighted by their probability."""
+
+    class Finer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = digits_net
+
+        def forward(self, x):
+            logits = self.net(x)
+            chosen = (logits.argmax(1, keepdim=True) + 1) % 10
+            own = logits.gather(1, chosen)
+            near = (logits - own).abs().scatter(1, chosen, torch.inf).topk(3, largest=False).indices
+            weights = logits.softmax(1).gather(1, near)
+            finer = (weights * (own - logits.gather(1, near))).sum(1) / (weights.sum(1) + 1e-9)
+            return finer[:, None].expand(-1, 10)
+
+    classes = (digits_net(batch[0]).argmax(1) + 1) % 10
+    expected = class_activation_map(Finer(), batch[0], classes, target_layers="net.features.3")
+    maps = class_activation_map(digits_net, batch[0], classes, cam="FinerCAM", target_layers="features.3")
+    torch.testing.assert_close(maps, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["GradCAM", "AblationCAM", "SESS"])
+def test_models_that_return_more_than_logits(digits_net, batch, name):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = digits_net
+
+        def forward(self, x):
+            return self.net(x), x
+
+    images = batch[0][:3]
+    expected = class_activation_map(digits_net, images, cam=name, target_layers="features.3")
+    assert torch.equal(class_activation_map(Pair(), images, cam=name, target_layers="net.features.3"), expected)
+
+
+def test_the_library_s_own_progress_bars_stay(digits_net, batch, capfd):
+    pytorch_grad_cam.ScoreCAM(digits_net, [digits_net.features])(batch[0][:1], [ClassifierOutputTarget(0)])
+    assert "it/s" in capfd.readouterr().err
+
+
+class Twice(nn.Module):
+    """One convolution, called twice or two of the same weights, called once each."""
+
+    def __init__(self, shared):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.first, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 10)
+        self.second = self.first if shared else nn.Conv2d(8, 8, 3)
+        self.second.load_state_dict(self.first.state_dict())
+
+    def forward(self, x):
+        return self.head(self.second(self.first(self.stem(x).relu()).relu()).mean((2, 3)))
+
+
+def test_a_layer_that_is_called_twice(batch):
+    """Our own methods map its last call; the library would map its first, so its classes are refused."""
+    shared, apart = Twice(True), Twice(False)
+    classes = batch[1]
+    for cam in ("gradcam", "xgradcam", "layercam"):
+        for layers, same in (("first", "second"), (["first", "stem"], ["second", "stem"])):
+            maps = class_activation_map(shared, batch[0], classes, cam, layers)
+            assert maps.amax() > 0.5
+            torch.testing.assert_close(maps, class_activation_map(apart, batch[0], classes, cam, same))
+    message = (
+        "^target layer 'first' is called 2 times in a pass, of which pytorch-grad-cam maps the first; "
+        "'gradcam', 'xgradcam', 'layercam' map the last$"
+    )
+    with pytest.raises(ValueError, match=message):
+        class_activation_map(shared, batch[0], classes, "GradCAM", "first")
+
+
+def test_a_relu_in_place_after_the_layer(digits_net, batch):
+    """Ours is the map of the layer itself; on a CPU the library's has the activations of after the ReLU."""
+    options = {"classes": batch[1], "target_layers": "features.4"}
+    in_place = class_activation_map(digits_net, batch[0], **options)
+    library = class_activation_map(digits_net, batch[0], cam="GradCAM", **options)
+    digits_net.features[5].inplace = False
+    assert torch.equal(class_activation_map(digits_net, batch[0], **options), in_place)
+    apart = class_activation_map(digits_net, batch[0], cam="GradCAM", **options)
+    torch.testing.assert_close(apart, in_place, atol=1e-5, rtol=0)
+    assert (library - apart).abs().max() > 0.1

@@ -51,11 +51,11 @@ def test_benchmark_calls_autoattack_with_arguments_it_takes(network, monkeypatch
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda x, y: (255 * x, y), ValueError, "images span [0, 255]; allowed is [0, 1]"),
+        (lambda x, y: (255 * x, y), ValueError, "images span [0, 255]; allowed is [0, 1]; divide them by 255"),
         (
             lambda x, y: (x.numpy(), y),
             TypeError,
-            "images are ndarray; a floating-point tensor is needed (uint8 / 255 for pictures)",
+            "images are a ndarray; a floating-point tensor is needed (torch.from_numpy(x).float() makes one)",
         ),
         (lambda x, y: (x, y[:2]), ValueError, "labels have shape (2,); expected (3,), (3, 1) or (3, K)"),
     ],

@@ -15,6 +15,7 @@ from torch import nn
 from part_plugin import PixelBudget, evaluate
 from part_plugin.evaluation import SUITES, Evaluation, corruption_accuracy, gradient_checks, merged
 from part_plugin.evaluation.attacks import KNOWN
+from part_plugin.evaluation.evaluate import ATTACKS
 
 
 def test_the_result_can_be_read_and_tabled(narrow_net, held_out):
@@ -169,6 +170,7 @@ def test_defaults():
     parameters = inspect.signature(evaluate).parameters.values()
     defaults = {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
     assert defaults == {
+        "y": None,
         "eps": 8 / 255,
         "attacks": ("natural", "pgd20", "autoattack"),
         "batch_size": 128,
@@ -257,12 +259,24 @@ class Untouchable(nn.Module):
         ({"attacks": (3,)}, TypeError, f"attacks holds a int; choose from {KNOWN}"),
         ({"attacks": ("pixelpgd20",)}, ValueError, f"attacks holds 'pixelpgd20'; choose from {KNOWN}"),
         ({"attacks": ()}, ValueError, f"attacks is empty; choose from {KNOWN}"),
-        ({"attacks": "natural"}, TypeError, "attacks='natural' is a str; a list is needed"),
-        ({"attacks": 20}, TypeError, "attacks=20 is a int; a list is needed"),
-        ({"suite": "all"}, ValueError, "suite='all' is not known; choose from 'quick', 'standard', 'paper'"),
-        ({"suite": ""}, ValueError, "suite='' is not known; choose from 'quick', 'standard', 'paper'"),
         (
-            {"suite": "paper"},
+            {"attacks": "natural"},
+            TypeError,
+            "attacks='natural' is a str; a list is needed, such as ['natural', 'pgd20']",
+        ),
+        ({"attacks": 20}, TypeError, "attacks=20 is a int; a list is needed, such as ['natural', 'pgd20']"),
+        (
+            {"suite": "all", "attacks": ATTACKS},
+            ValueError,
+            "suite='all' is not known; choose from 'quick', 'standard', 'paper'",
+        ),
+        (
+            {"suite": "", "attacks": ATTACKS},
+            ValueError,
+            "suite='' is not known; choose from 'quick', 'standard', 'paper'",
+        ),
+        (
+            {"suite": "paper", "attacks": ATTACKS},
             ValueError,
             "images have shape (64, 1, 8, 8); (N, 3, H, W) with H and W >= 32 is needed",
         ),
@@ -273,7 +287,7 @@ class Untouchable(nn.Module):
         ({"batch_size": 0}, ValueError, "batch_size=0 is not allowed; it must be >= 1"),
         ({"batch_size": 1.5}, TypeError, "batch_size=1.5 is a float; an integer is needed"),
         ({"seed": -1}, ValueError, "seed=-1 is not allowed; it must be >= 0"),
-        ({"x": lambda x: 255 * x}, ValueError, "images span [0, 255]; allowed is [0, 1]"),
+        ({"x": lambda x: 255 * x}, ValueError, "images span [0, 255]; allowed is [0, 1]; divide them by 255"),
         (
             {"x": lambda x: (255 * x).byte()},
             TypeError,

@@ -11,7 +11,7 @@ import torch
 
 from part_plugin import PART
 from part_plugin.adapters.robustbench import build_model
-from part_plugin.checks import parse_radius
+from part_plugin.radius import parse_radius
 from part_plugin.recipes.presets import PRESETS, preset
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...attacks.minimum_margin import MinimumMargin
 from ...attacks.projection import uniform_start
 from ...budget import Budget, FixedBudget
-from ...checks import check_count, check_number, check_within
+from ...checks import check_count, check_flag, check_number, check_within
 from ...pixel_budget import BudgetOptions, make_budget
 from .base import UNIT, PixelAttackBase, check_alpha
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class _MinimumMarginAttack(PixelAttackBase):
+    _untargeted_because = "it chooses its targets itself, the most likely wrong classes"
+
     def __init__(
         self, name: str, model: nn.Module, budget: Budget, alpha: float, steps: int, random_start: bool, targets: int
     ):
@@ -26,7 +28,7 @@ class _MinimumMarginAttack(PixelAttackBase):
         super().__init__(name, model, budget)
         self.alpha = alpha
         self.steps = steps
-        self.random_start = random_start
+        self.random_start = check_flag("random_start", random_start)
         self.targets = targets
         self.supported_mode = ["default"]
 

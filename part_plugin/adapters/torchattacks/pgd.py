@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...attacks.pixel_ag import pixel_ag
 from ...attacks.projection import gaussian_start, uniform_start
-from ...checks import check_count
+from ...checks import check_count, check_flag, class_indices
 from ...network.fast import accelerated, check_fast
 from ...network.view import logits_of
 from ...objectives import AT, TRADES, ascent
@@ -71,7 +71,7 @@ class PixelPGD(PixelAttackBase):
         super().__init__("PixelPGD", model, make_budget(eps, eps_low, budget, **options))
         self.alpha = alpha
         self.steps = steps
-        self.random_start = random_start
+        self.random_start = check_flag("random_start", random_start)
         self.fast = check_fast(fast)
         self.supported_mode = ["default", "targeted"]
 
@@ -83,7 +83,7 @@ class PixelPGD(PixelAttackBase):
         labels = self._labels(labels, images)
         view = self._view()
         radii = self.budget.radii(view, images, labels)
-        aim = self.get_target_label(images, labels) if self.targeted else labels
+        aim = class_indices(self.get_target_label(images, labels), len(images)) if self.targeted else labels
         start = uniform_start(images, radii, self.eps) if self.random_start else None
         with accelerated(view, images, self.fast) as attacked:
             loss = ascent(attacked, AT(), aim, sign=-1 if self.targeted else 1)
@@ -119,6 +119,8 @@ class PixelTPGD(PixelAttackBase):
         >>> adv_images = attack(images)
 
     """
+
+    _untargeted_because = "it leaves the natural output, whatever class that is"
 
     def __init__(
         self,

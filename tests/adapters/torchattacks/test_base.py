@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchattacks.attack import Attack
 
-from part_plugin import FixedBudget, PixelAttack, PixelBudget, PixelMMA, PixelPGD, PixelTPGD
+from part_plugin import MMA, FixedBudget, PixelAttack, PixelBudget, PixelMMA, PixelPGD, PixelTPGD
 
 EVERY = {
     "PixelPGD": PixelPGD,
@@ -344,11 +345,15 @@ def test_no_pixel_leaves_its_budget(name, channels, height, width, eps, ratio, k
             "images are torch.int64; a floating-point tensor is needed (uint8 / 255 for pictures)",
         ),
         (lambda x, y: (x * torch.nan, y), ValueError, "images contain NaN or infinite values; they must be finite"),
-        (lambda x, y: (x[0], y), ValueError, "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed"),
+        (
+            lambda x, y: (x[0], y),
+            ValueError,
+            "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed: images[None] makes a batch of one image",
+        ),
         (
             lambda x, y: (x.numpy(), y),
             TypeError,
-            "images are ndarray; a floating-point tensor is needed (uint8 / 255 for pictures)",
+            "images are a ndarray; a floating-point tensor is needed (torch.from_numpy(x).float() makes one)",
         ),
         (lambda x, y: (x, y[:-1]), ValueError, "labels have shape (15,); expected (16,), (16, 1) or (16, K)"),
         (lambda x, y: (x, y + 0.5), ValueError, "labels are not whole numbers; class indices are needed"),
@@ -358,3 +363,93 @@ def test_wrong_batches(digits_net, batch, name, change, error, message):
     with pytest.raises(error) as caught:
         ATTACKS[name](digits_net)(*change(*batch))
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        (0.5, 0.5, "mean=0.5 and std=0.5 are not allowed; one number per channel is needed"),
+        ("x", [0.5], "mean='x' and std=[0.5] are not allowed; one number per channel is needed"),
+        ([0.5], [0.5, 0.5], "mean=[0.5] and std=[0.5, 0.5] are not allowed; one number per channel is needed"),
+        ([0.5], [0.0], "mean=[0.5] and std=[0.0] are not allowed; std must be > 0, both finite"),
+        ([0.5], [-1.0], "mean=[0.5] and std=[-1.0] are not allowed; std must be > 0, both finite"),
+        ([torch.nan], [1.0], "mean=[nan] and std=[1.0] are not allowed; std must be > 0, both finite"),
+        ([0.5], [torch.inf], "mean=[0.5] and std=[inf] are not allowed; std must be > 0, both finite"),
+    ],
+)
+def test_wrong_normalisations(digits_net, batch, name, mean, std, message):
+    attack = EVERY[name](digits_net)
+    before = run(attack, *batch)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        attack.set_normalization_used(mean, std)
+    assert torch.equal(run(attack, *batch), before)
+
+
+def test_a_normalisation_of_other_channels(digits_net, batch):
+    attack = PixelPGD(digits_net)
+    attack.set_normalization_used([0.3, 0.3, 0.3], [0.4, 0.4, 0.4])
+    with pytest.raises(ValueError, match="^images have 1 channels; set_normalization_used was given 3 means$"):
+        attack(*batch)
+    net = SmallNet(3).eval()
+    one, three = PixelPGD(net), PixelPGD(net)
+    one.set_normalization_used([0.3], [0.4])
+    three.set_normalization_used([0.3] * 3, [0.4] * 3)
+    images = ((batch[0] - 0.3) / 0.4).expand(-1, 3, -1, -1)
+    assert torch.equal(run(one, images, batch[1]), run(three, images, batch[1]))
+
+
+def test_images_that_are_not_normalised_although_that_was_said(digits_net, batch, caplog):
+    attack = PixelPGD(digits_net, eps_low=8 / 255)
+    attack.set_normalization_used([0.1], [0.5])
+    for _ in range(2):
+        attack(*batch)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "PixelPGD: all images are inside [0, 1], and set_normalization_used is for images that are normalised already; "
+        "for others the model must normalise them"
+    )
+    caplog.clear()
+    other = PixelPGD(digits_net, eps_low=8 / 255)
+    other.set_normalization_used([0.1], [0.5])
+    other((batch[0] - 0.1) / 0.5, batch[1])
+    attack(*batch)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("name", ["PixelPGD", "PixelAttack"])
+def test_targets_that_are_missing(digits_net, batch, name):
+    attack = EVERY[name](digits_net)
+    attack.set_mode_targeted_by_label(quiet=True)
+    message = "labels=None does not go with set_mode_targeted_by_label; pass the target classes"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        attack(batch[0])
+    attack.set_mode_default()
+    attack(batch[0])
+
+
+def test_attacks_without_a_targeted_mode_say_why(digits_net):
+    for attack, why in (
+        (PixelTPGD(digits_net), "PixelTPGD has no targeted mode: it leaves the natural output, whatever class that is"),
+        (
+            PixelAttack(torchattacks.TPGD(digits_net)),
+            "PixelAttack[TPGD] has no targeted mode: TPGD has none",
+        ),
+    ):
+        for mode in (attack.set_mode_targeted_random, attack.set_mode_targeted_by_label):
+            with pytest.raises(ValueError, match=f"^{re.escape(why)}$"):
+                mode(quiet=True)
+        assert not attack.targeted
+
+
+def test_a_target_function_of_another_shape(digits_net, batch):
+    attack = PixelPGD(digits_net)
+    attack.set_mode_targeted_by_function(lambda images, labels: labels[:3], quiet=True)
+    with pytest.raises(ValueError, match=r"^labels have shape \(3,\); expected \(16,\), \(16, 1\) or \(16, K\)$"):
+        attack(*batch)
+
+
+@pytest.mark.parametrize("make", [PixelPGD, PixelMMA, MMA])
+def test_a_radius_where_the_host_has_random_start(digits_net, make):
+    with pytest.raises(TypeError, match=r"^random_start=0.03 is a float; True or False is needed$"):
+        make(digits_net, 8 / 255, 2 / 255, 10, 0.03)

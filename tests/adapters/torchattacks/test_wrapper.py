@@ -67,8 +67,16 @@ def test_wrapped_attacks_take_over_mode_and_settings(digits_net, batch):
 
 LINF = (
     "APGD", "APGDT", "BIM", "DIFGSM", "EOTPGD", "FAB", "FFGSM", "FGSM", "Jitter", "MIFGSM", "NIFGSM", "PGD", "PGDRS",
-    "RFGSM", "SINIFGSM", "SPSA", "Square", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM",
+    "RFGSM", "SINIFGSM", "SPSA", "Square", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM", "PIFGSM", "PIFGSMPP",
 )  # fmt: skip
+OTHERS = (  # of another norm, or without a radius
+    "VANILA", "GN", "CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN", "EADL1", "SparseFool", "OnePixel", "Pixle", "JSMA",
+)  # fmt: skip
+
+
+def test_no_attack_of_torchattacks_is_forgotten():
+    tried = {*LINF, *OTHERS, "AutoAttack", "MultiAttack", "LGV"}
+    assert set(torchattacks.__all__) <= tried
 
 
 @pytest.mark.parametrize("name", LINF)
@@ -78,11 +86,81 @@ def test_every_linf_attack_of_torchattacks_keeps_the_budget(batch, name):
     images = batch[0][:4].expand(-1, 3, -1, -1) * 0.9
     labels = net(images).argmax(1)  # Square leaves alone what is misclassified already
     fewer = {"Square": {"n_queries": 20}, "SPSA": {"max_batch_size": 8, "nb_iter": 1, "nb_sample": 8}}.get(name, {})
-    base = getattr(torchattacks, name)(net, eps=EPS, **fewer)
+    base = getattr(torchattacks, name)(net, **{"max_epsilon" if "PIF" in name else "eps": EPS}, **fewer)
     adv = run(PixelAttack(base, eps_low=EPS / 4), images, labels)
     radii = PixelBudget(EPS, EPS / 4)(net, images)
     assert ((adv - images).abs() <= radii + 1e-6).all()
     assert (adv != images).any() or name == "FAB"  # which looks further away than eps first
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_attack_of_torchattacks_is_refused(name):
+    message = (
+        f"attack={name} cannot be given a budget per pixel; an l_inf attack with a number eps is needed "
+        "(PART, Appendix A)"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        PixelAttack(getattr(torchattacks, name)(SmallNet(3)))
+
+
+@pytest.mark.parametrize("name", ["PIFGSM", "PIFGSMPP"])
+def test_a_radius_of_another_name(batch, name):
+    torch.manual_seed(0)
+    net = SmallNet(3).eval()
+    images, labels = batch[0].expand(-1, 3, -1, -1), batch[1]
+    base = getattr(torchattacks, name)(net, max_epsilon=EPS)
+    expected = base(images, labels)
+    pixel = PixelAttack(base)
+    assert (pixel.eps, pixel.eps_low) == (EPS, EPS * 7 / 8)
+    pixel.eps_low = EPS
+    assert torch.equal(pixel(images, labels), expected)
+    pixel.eps_low = None
+    pixel.eps = 0.1
+    assert (base.max_epsilon, pixel.eps, pixel.eps_low) == (0.1, 0.1, 0.1 * 7 / 8)
+    adv = pixel(images, labels)
+    assert 0.0999 < (adv - images).abs().max() < 0.1001
+    assert getattr(base, "eps", None) is None
+
+
+def test_a_radius_is_that_of_every_attack_inside(digits_net, batch):
+    """AutoAttack gives it to its attacks when it is made."""
+    pixel = PixelAttack(torchattacks.AutoAttack(digits_net, eps=0.01, version="rand", seed=0), eps_low=0.01)
+    pixel.eps_low = None
+    pixel.eps = EPS
+    wanted = PixelAttack(torchattacks.AutoAttack(digits_net, eps=EPS, version="rand", seed=0))
+    adv = run(pixel, *batch)
+    assert torch.equal(adv, run(wanted, *batch))
+    assert (adv - batch[0]).abs().max() > 0.1
+
+
+def test_several_attacks(digits_net, batch):
+    """MultiAttack runs on what the attacks before left over; LGV makes its attack itself, on networks of its own."""
+    weak, strong = PixelAttack(torchattacks.FGSM(digits_net, eps=0.02)), PixelPGD(digits_net, eps=EPS)
+    adv = run(torchattacks.MultiAttack([weak, strong]), *batch)
+    radii = PixelBudget(EPS)(digits_net, batch[0])
+    assert ((adv - batch[0]).abs() <= radii + 1e-6).all()
+    with torch.no_grad():
+        fooled = digits_net(adv).argmax(1) != batch[1]
+    assert fooled.sum() > 3
+    lgv = torchattacks.LGV(
+        digits_net, [batch] * 2, lr=1e-3, epochs=1, nb_models_epoch=2, verbose=False,
+        attack_class=PixelPGD, n_grad=-1, eps=EPS, alpha=EPS / 4,
+    )  # fmt: skip
+    adv = run(lgv, *batch)
+    assert (adv - batch[0]).abs().max() == pytest.approx(EPS, rel=1e-5)
+    assert lgv.base_attack.budget.images == 16
+
+
+@pytest.mark.parametrize("name", ["PIFGSM", "PIFGSMPP", "TIFGSM"])
+def test_attacks_for_three_channels_alone(digits_net, batch, name):
+    with pytest.raises(ValueError, match=f"^images have 1 channels; {name} takes 3 alone$"):
+        PixelAttack(getattr(torchattacks, name)(digits_net))(*batch)
+
+
+def test_labels_that_the_network_does_not_have(digits_net, batch):
+    attack = PixelAttack(torchattacks.BIM(digits_net, eps=EPS))
+    with pytest.raises(ValueError, match="^labels contain class 10; allowed is 0 to 9$"):
+        attack(batch[0], torch.full((16,), 10))
 
 
 G_OF_Z = {
@@ -146,6 +224,21 @@ def test_settings_of_the_wrapped_attack(digits_net):
     ("make", "error", "message"),
     [
         (lambda net: PixelAttack("PGD"), TypeError, "attack is a str; a torchattacks Attack is needed"),
+        (
+            lambda net: PixelAttack(torchattacks.PGD),
+            TypeError,
+            "attack is the class PGD; an attack is needed: PGD(model)",
+        ),
+        (
+            lambda net: PixelAttack(torchattacks.MultiAttack([torchattacks.FGSM(net), torchattacks.PGD(net)])),
+            ValueError,
+            "attack=MultiAttack has no radius; wrap its attacks: MultiAttack([PixelAttack(attack), ...])",
+        ),
+        (
+            lambda net: PixelAttack(torchattacks.LGV(net, [])),
+            ValueError,
+            "attack=LGV makes its attack later: LGV(..., attack_class=PixelPGD, n_grad=-1) has a budget per pixel",
+        ),
         *(
             (
                 lambda net, make=make: PixelAttack(make(net)),
