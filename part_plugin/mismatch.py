@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from torch import Tensor, nn
 
+from .network.memory import original_of
 from .network.view import ModelView, network_of
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def are_probabilities(outputs: Tensor) -> bool:
 
 def warn_of_probabilities(model: nn.Module, logits: Tensor) -> None:
     """Warn if the `logits` of a `model` are none; of each network once, as a GPU must be waited for."""
-    network = network_of(model)
+    network = original_of(network_of(model))
     if network in _looked_at:
         return
     _looked_at.add(network)
