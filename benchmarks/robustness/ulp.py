@@ -4,9 +4,9 @@
 
 Every attack of both adapters and of PART itself, on images of random size, with radii of every kind, in float64,
 float32, bfloat16 and float16; torchattacks works in [0, 1], the others in clip ranges of every scale as well. A case
-is one call on one batch. Checked of each: the type, finite values, the clip range as the type has it, and
-|adv - x| <= radius + one ulp of the larger of |adv| and |x|. ART's classifiers compute in single precision, also for
-images in double precision.
+is one call on one batch. Checked of each: finite values, and, with numbers as the type has them, the clip range and
+|adv - x| <= radius + one ulp of the larger of |adv| and |x|. The type is that of the images, or single precision where
+the toolkit answers so (all of ART, BIM of torchattacks); of two types it is the coarser.
 """
 
 from __future__ import annotations
