@@ -17,15 +17,27 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import torch
 import torchattacks
+from art.attacks.evasion import BasicIterativeMethod
+from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
-from part_plugin import PART, PixelAttack, PixelPGD, class_activation_map, evaluate
+from part_plugin import (
+    PART,
+    PixelAttack,
+    PixelEvasionAttack,
+    PixelPGD,
+    PixelProjectedGradientDescent,
+    class_activation_map,
+    evaluate,
+)
 
 X, Y = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 10
-OPTIONS = {"eps": 0.1, "alpha": 0.03, "steps": 2, "target_layers": "net.0"}
+OPTIONS: dict[str, Any] = {"eps": 0.1, "alpha": 0.03, "steps": 2, "target_layers": "net.0"}
 
 
 class Net(nn.Module):
@@ -52,14 +64,26 @@ def calls_on(net: nn.Module) -> dict[str, Callable[[], Tensor]]:
         return torch.stack([torch.from_numpy(row.correct) for row in result.results])
 
     budget = PART(**OPTIONS).budget
-    plain = {name: OPTIONS[name] for name in ("eps", "alpha", "steps")}
+    eps, alpha, steps = (OPTIONS[name] for name in ("eps", "alpha", "steps"))
+    classifier = PyTorchClassifier(net, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0, 1), device_type="cpu")
+    in_art = {"eps": eps, "eps_step": alpha, "max_iter": steps, "verbose": False}
+    shared = {  # by all threads
+        "PixelPGD": PixelPGD(net, random_start=False, **OPTIONS),
+        "PixelAttack of BIM": PixelAttack(torchattacks.BIM(net, eps, alpha, steps), target_layers="net.0"),
+        "PixelAttack of FGSM": PixelAttack(torchattacks.FGSM(net, eps), target_layers="net.0"),
+    }
+    of_art = {
+        "PGD in ART": PixelProjectedGradientDescent(classifier, target_layers="net.0", **in_art),
+        "BIM in ART": PixelEvasionAttack(BasicIterativeMethod(classifier, **in_art), target_layers="net.0"),
+    }
     return {
         "PART.perturb": lambda: PART(burn_in=0, seed=0, **OPTIONS).perturb(net, X, Y),
         "PART-T folded": lambda: PART("trades", burn_in=0, seed=1, fast="fold", **OPTIONS).perturb(net, X, Y),
         "PART with mma": lambda: PART(attack="mma", burn_in=0, seed=2, **OPTIONS).perturb(net, X, Y),
-        "PixelPGD": lambda: PixelPGD(net, random_start=False, **OPTIONS)(X, Y),
-        "PixelAttack of BIM": lambda: PixelAttack(torchattacks.BIM(net, **plain), target_layers="net.0")(X, Y),
-        "PixelAttack of FGSM": lambda: PixelAttack(torchattacks.FGSM(net, eps=0.1), target_layers="net.0")(X, Y),
+        **{name: partial(attack, X, Y) for name, attack in shared.items()},
+        **{
+            name: lambda a=attack: torch.from_numpy(a.generate(X.numpy(), Y.numpy())) for name, attack in of_art.items()
+        },
         "GradCAM": lambda: class_activation_map(net, X, target_layers="net.0"),
         "LayerCAM": lambda: class_activation_map(net, X, Y, "layercam", "net.0"),
         "AblationCAM": lambda: class_activation_map(net, X[:1], Y[:1], "AblationCAM", "net.0"),

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
 from art.attacks.attack import EvasionAttack
 from art.attacks.evasion import TargetedUniversalPerturbation, UniversalPerturbation
 from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
-from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from ...attacks.change_of_variable import change_of_variable, pull_back
 from ...attacks.projection import relative_radii
 from ...budget import set_radius
 from ...checks import check_number, check_within
-from ...network.isolation import callers_own, eval_mode
+from ...network.isolation import callers_own, gradients_kept
+from ...network.view import network_of
 from ...pixel_budget import BudgetOptions, make_budget
 from .base import PixelEvasionBase, check_linf
+from .bound import BoundAttack
 from .classifier import REQUIREMENTS, check_classifier, one_hot
 from .settings import Watched, parts_of, plain
 
@@ -167,27 +167,19 @@ class PixelEvasionAttack(PixelEvasionBase):
         """
         mask = relative_radii(radii, self.eps)
         targets = one_hot(labels, self.estimator.nb_classes)  # the form that every attack of ART takes
-        with callers_own(self.estimator.model), ExitStack() as changed:
-            for estimator in {id(part.estimator): part.estimator for part in parts_of(self.attack)}.values():
-                changed.enter_context(eval_mode(estimator._model))
-                changed.enter_context(_seen_through(estimator, images, mask))
-            z = self.attack.generate(images.cpu().numpy(), targets.cpu().numpy())
+        network = network_of(view)
+        bound = BoundAttack(self.attack, self.estimator.model, network)
+        with gradients_kept(network), ExitStack() as changed:
+            for classifier in bound.classifiers:
+                if classifier.model is not network:  # an attack that was made on another network
+                    changed.enter_context(callers_own(classifier.model))
+                gate = nn.Identity()  # before everything else that a classifier does with its images
+                changed.enter_context(change_of_variable(gate, images, mask))
+                classifier.preprocessing_operations.insert(0, _Gate(gate, classifier.device_type))
+            z = bound.attack.generate(images.cpu().numpy(), targets.cpu().numpy())
+        bound.report()
         z = torch.from_numpy(z).to(images)
         return pull_back(images, z, radii, mask, self.clip)
-
-
-@contextmanager
-def _seen_through(classifier: PyTorchClassifier, images: Tensor, mask: Tensor) -> Iterator[None]:
-    """Put the change of variable before everything else that a classifier does with its images."""
-    gate = nn.Identity()
-    operations = classifier.preprocessing_operations
-    before = list(operations)
-    operations.insert(0, _Gate(gate, classifier.device_type))
-    try:
-        with change_of_variable(gate, images, mask):
-            yield
-    finally:
-        operations[:] = before
 
 
 class _Gate(PreprocessorPyTorch):
