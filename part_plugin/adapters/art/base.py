@@ -65,7 +65,8 @@ class PixelEvasionBase(EvasionAttack):
                 self._take_budget(kwargs.pop("budget"))
             if "eps" in kwargs and "eps_low" in kwargs:
                 check_eps_pair(kwargs["eps"], kwargs["eps_low"])
-                self.eps_low = None
+                if (kwargs["eps"], kwargs["eps_low"]) != (self.eps, self.eps_low):  # which no budget refuses
+                    self.eps_low = None
                 kwargs = {"eps": kwargs.pop("eps"), **kwargs}
             self._set_params(**kwargs)
 

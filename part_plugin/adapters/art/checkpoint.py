@@ -69,7 +69,10 @@ class FitCheckpoint:
             TypeError: an optimizer or scheduler whose state is more than plain data and tensors.
             OSError: it cannot be written; a file that was there is as it was.
         """
-        content = {
+        write_tensors("fit checkpoint", self.path, self._content(epoch, began, history))
+
+    def _content(self, epoch: int, began: int, history: list[dict[str, float]]) -> dict[str, Any]:
+        return {
             "format": FORMAT,
             "settings": self.settings,
             "attacks": [settings_of(attack) for attack in self.attacks],
@@ -83,7 +86,6 @@ class FitCheckpoint:
             "random": random_state(),
             "history": history,
         }
-        write_tensors("fit checkpoint", self.path, content)
 
     def read(self) -> dict[str, Any] | None:
         """Return the state in the file, which fits this training; None if there is no file.
@@ -101,10 +103,12 @@ class FitCheckpoint:
                 raise ValueError(f"{name} belongs to another training, whose {key} was {was} and is {value}; {_REMEDY}")
         if _shapes(state["model"]) != _shapes(self.classifier.model.state_dict()):
             raise ValueError(f"{name} belongs to another network, with other weights; {_REMEDY}")
-        groups = [len(group["params"]) for group in state["optimizer"].get("param_groups", ())]
-        if groups != [len(group["params"]) for group in self.classifier.optimizer.param_groups]:
+        if not _fits(state["optimizer"], self.classifier.optimizer):
             raise ValueError(f"{name} belongs to another optimizer, of other parameters; {_REMEDY}")
-        if len(state["parts"]) != len(self.parts) or len(state["order"]) != len(self.batches.order):
+        epochs = [record.get("epoch") if isinstance(record, dict) else None for record in state["history"]]
+        fresh = self._content(0, 0, [])
+        same = [_keys(state[key]) == _keys(fresh[key]) for key in ("random", "parts", "attacks", "scheduler")]
+        if not all(same) or epochs != list(range(state["epoch"])) or len(state["order"]) != len(fresh["order"]):
             raise ValueError(f"{name} is damaged: its parts do not fit each other; {_REMEDY}")
         return state
 
@@ -164,5 +168,25 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _keys(value: Any) -> Any:
+    """Return the keys of a dictionary, or of those in a list."""
+    return [_keys(item) for item in value] if isinstance(value, list) else sorted(value)
+
+
 def _shapes(state: dict[str, Any]) -> dict[str, Any]:
     return {name: getattr(value, "shape", None) for name, value in state.items()}
+
+
+def _fits(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimizer's state is of as many parameters, in such groups, of such shapes."""
+    groups = [group["params"] for group in optimizer.param_groups]
+    if [len(group.get("params", ())) for group in state.get("param_groups", ())] != [len(group) for group in groups]:
+        return False
+    parameters = [parameter for group in groups for parameter in group]
+    found = [
+        (parameters[number].shape, value.shape)
+        for number, values in state.get("state", {}).items()
+        for value in values.values()
+        if isinstance(value, torch.Tensor) and value.dim() > 0
+    ]
+    return all(ours == theirs for ours, theirs in found)

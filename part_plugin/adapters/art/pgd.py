@@ -93,10 +93,10 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
             estimator=estimator,
             norm=norm,
             eps=self.budget.eps,
-            eps_step=eps_step,
+            eps_step=plain(eps_step),
             max_iter=max_iter,
-            targeted=targeted,
-            num_random_init=num_random_init,
+            targeted=plain(targeted),
+            num_random_init=plain(num_random_init),
             batch_size=batch_size,
             verbose=verbose,
         )
@@ -148,7 +148,7 @@ class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPy
     def craft(self, view: nn.Module, images: Tensor, labels: Tensor, radii: Tensor) -> Tensor:
         """Return the adversarial examples of one batch, of several starts the last that succeeded.
 
-        One succeeds that misses the label, or meets the target (in ART: that changes the prediction, right or wrong).
+        One succeeds that misses the label, or meets the target; in ART one that changes the prediction, right or wrong.
 
         :param view, images, labels, radii: See `PixelEvasionBase.craft`.
         """

@@ -187,7 +187,13 @@ class PARTTrainerBase(Trainer):
         images, labels = self._checked(x, y)
         batches = ArrayBatches(images, labels, batch_size, drop_last, self._classifier.device)
         self._progress.expect(batches.fingerprint)
-        settings = {"batch_size": batch_size, "drop_last": drop_last, "data": batches.fingerprint}
+        settings = {
+            "ratio": self.ratio,
+            "batch_size": batch_size,
+            "drop_last": drop_last,
+            "training_mode": bool(how["training_mode"]),
+            "data": batches.fingerprint,
+        }
         self._train(batches, None if checkpoint is None else (checkpoint, settings), **how)
 
     def _fit_generator(self, generator: Any, **how: Unpack[Fit]) -> None:

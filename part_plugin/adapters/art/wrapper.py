@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
 from art.attacks.evasion import TargetedUniversalPerturbation, UniversalPerturbation
@@ -96,6 +97,8 @@ class PixelEvasionAttack(PixelEvasionBase):
             for name in tuple(kwargs)
             if name in self._own_params or name not in self.attack_params
         }
+        if isinstance(own.get("eps"), np.ndarray):
+            check_linf(getattr(self.attack, "norm", None), own["eps"], type(self.attack).__name__)
         if kwargs:
             self.attack.set_params(**kwargs)
         super()._set_params(**own)

@@ -1,4 +1,4 @@
-"""One line changed in a pipeline of ART's: with equal radii the very same training, with everything else that it takes."""
+"""One line changed in a pipeline of ART's: with equal radii the very same training, and whatever else it takes."""
 
 import numpy as np
 import pytest
@@ -139,7 +139,7 @@ def test_further_keywords_take_no_effect_as_in_art_and_are_warned_of(dataset):
     x, y = dataset[0][:64], dataset[1][:64]
 
     def fit(trainer):
-        with pytest.warns(UserWarning) as caught:
+        with pytest.warns(UserWarning, match="takes no effect") as caught:
             trainer.fit(x, y, batch_size=64, nb_epochs=1, lr=0.1, initial_epoch=3)
         assert [str(warning.message) for warning in caught] == [
             "lr=0.1 takes no effect, as in ART's trainers of a PyTorchClassifier",
