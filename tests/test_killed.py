@@ -6,14 +6,11 @@ import shutil
 import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 
 import matplotlib.figure  # noqa: F401 (imported once, not in each child)
-import pandas as pd
 import pytest
-import torch
 
-from part_plugin import commands, load_checkpoint
+from part_plugin import commands
 from part_plugin.evaluation import Evaluation
 
 TRAIN = ["train", "a.pt", "--preset", "digits", "--n", "40", "--set", "steps=1"]
