@@ -49,7 +49,7 @@ def locked(kind: str, path: StrPath) -> Iterator[None]:
     name = f"{kind} {os.fspath(path)!r}"
     with without_new_directories(path):
         with one_sentence(name, "written"):
-            lock = _beside(target_of(path))
+            lock = _beside(os.path.realpath(path))
         if lock in _held and _held[lock][1] == threading.get_ident():
             yield
             return
@@ -103,8 +103,8 @@ def _opened(name: str, path: StrPath, lock: str) -> int:
     flags, tries = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 100
     with one_sentence(name, "written"):
         while True:
-            target_of(path)
             try:
+                target_of(path)
                 return os.open(lock, flags, 0o666)
             except FileNotFoundError:  # another may just have removed the directory, which it had made
                 tries -= 1
