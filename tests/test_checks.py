@@ -17,6 +17,7 @@ from part_plugin.checks import (
     check_eps_pair,
     check_images,
     check_number,
+    check_seed,
     check_within,
     class_indices,
     parse_radius,
@@ -265,3 +266,15 @@ def test_parse_radius_refuses_other_types(value, kind):
     assert message(TypeError, parse_radius, "eps", value) == (
         f"eps={value!r} is a {kind}; a number or text such as '8/255' is needed"
     )
+
+
+def test_seeds():
+    for value in (0, 3, np.int64(3), 2**64 - 1):
+        found = check_seed("seed", value)
+        assert type(found) is int
+        assert found == value
+        torch.Generator().manual_seed(found)
+    refused(ValueError, "seed=-1 is not allowed; it must be >= 0", check_seed, "seed", -1)
+    refused(ValueError, "seed of 65 bits is not allowed; it must be < 2**64", check_seed, "seed", 2**64)
+    refused(ValueError, "seed of 33220 bits is not allowed; it must be < 2**64", check_seed, "seed", 10**10_000)
+    refused(TypeError, "seed=1.0 is a float; an integer is needed", check_seed, "seed", 1.0)
