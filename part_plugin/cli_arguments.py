@@ -39,6 +39,21 @@ def overrides(settings: Sequence[str] | None) -> dict[str, Any]:
     return values
 
 
+def check_not_given(out: Path, file: Path, given: Sequence[Path]) -> None:
+    """Raise if what is written would replace what was given, or belongs to it.
+
+    Args:
+        out: what --out was given.
+        file: that of which it would be.
+        given: files to read.
+
+    Raises:
+        ValueError: it is one of them.
+    """
+    if file.resolve() in [one.resolve() for one in given]:
+        raise ValueError(f"--out {str(out)!r} would replace {str(file)!r} or what belongs to it; choose another name")
+
+
 def subset(dataset: Any, n: int, seed: int) -> Subset[Any]:
     """Return `n` samples of a dataset, drawn and ordered at random with a `seed`.
 
@@ -59,12 +74,14 @@ def runs(checkpoints: Sequence[Path], seeds: Sequence[int]) -> list[tuple[str, s
         seeds: each checkpoint is evaluated with all of them, and if they are several, they are in the names.
 
     Raises:
-        ValueError: two results would have the same name.
+        ValueError: two results would have the same name, or one that of another file.
     """
     names = [path.stem for path in checkpoints]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two checkpoints are called {name!r}; their results would have the same name")
+        if name == "comparison" or name.endswith(".state"):
+            raise ValueError(f"a checkpoint called {name!r} would have results named as other files are; rename it")
     return [(f"{name}-seed{seed}" if len(seeds) > 1 else name, name, seed) for name in names for seed in seeds]
 
 

@@ -10,7 +10,7 @@ import typer
 import typer.core
 
 from .checks import check_count, check_seed
-from .cli_arguments import images_for, networks_and_pictures, overrides, runs, subset, trained_size
+from .cli_arguments import check_not_given, images_for, networks_and_pictures, overrides, runs, subset, trained_size
 from .radius import parse_radius
 from .recipes.augmentation import augmentation
 from .recipes.common import usable_device
@@ -187,6 +187,7 @@ def compare(
     from .evaluation import Evaluation
     from .recipes.reports import check_comparison, write_comparison
 
+    check_not_given(out, Path(f"{out}.json"), results)
     check_comparison(out)
     _echo_comparison(write_comparison([Evaluation.load(path) for path in results], out, attack), out)
 
@@ -218,6 +219,7 @@ def explain(
 
     networks, pictures = networks_and_pictures(checkpoints_and_images)
     low = None if eps_low is None else parse_radius("eps_low", eps_low)
+    check_not_given(out, out, pictures)
     check_figure(out)
     budget = PixelBudget(parse_radius("eps", eps), low, cam=cam)
     loaded = {path.stem: load_checkpoint(path) for path in networks}

@@ -17,6 +17,7 @@ from part_plugin.checks import (
     check_flag,
     check_images,
     check_number,
+    check_seed,
     check_within,
     class_indices,
     shown,
@@ -231,3 +232,15 @@ def test_images_of_bytes_are_told_from_normalised_ones():
         refused(ValueError, message, check_images, images, hint="; hint")
     message = "images span [0, 256]; allowed is [0, 255]; hint"
     refused(ValueError, message, check_images, images, (0, 255), hint="; hint")
+
+
+def test_seeds():
+    for value in (0, 3, np.int64(3), 2**64 - 1):
+        found = check_seed("seed", value)
+        assert type(found) is int
+        assert found == value
+        torch.Generator().manual_seed(found)
+    refused(ValueError, "seed=-1 is not allowed; it must be >= 0", check_seed, "seed", -1)
+    refused(ValueError, "seed of 65 bits is not allowed; it must be < 2**64", check_seed, "seed", 2**64)
+    refused(ValueError, "seed of 33220 bits is not allowed; it must be < 2**64", check_seed, "seed", 10**10_000)
+    refused(TypeError, "seed=1.0 is a float; an integer is needed", check_seed, "seed", 1.0)

@@ -99,15 +99,27 @@ def test_evaluate_and_compare(checkpoints, tmp_path):
     assert table.loc["part", "pgd5"] == pytest.approx(100 * evaluation["pgd5"].accuracy)
     assert Image.open(tmp_path / "results" / "comparison.png").size[0] > 500
 
-    code, output = call("evaluate", checkpoints / "at.pt", *options)
-    assert code != 0
-    assert "at.json' exists; pass --overwrite or another --out" in output
     kept = (tmp_path / "results" / "at.json").read_text()
+    assert call("evaluate", checkpoints / "at.pt", *options)[0] == 0  # the same again changes nothing
+    assert (tmp_path / "results" / "at.json").read_text() == kept
+    code, output = call("evaluate", checkpoints / "at.pt", "--attacks", "natural", *options[2:])
+    assert code != 0
+    assert "holds another evaluation (at), with attacks=['natural', 'pgd5', 'mma3'], not ['natural']; over" in output
     code, output = call("evaluate", checkpoints / "at.pt", "--attacks", "pgd5,foo", *options[2:], "--overwrite")
     assert "attacks holds 'foo'" in output
     assert (tmp_path / "results" / "at.json").read_text() == kept  # a mistake loses nothing
     assert call("evaluate", checkpoints / "at.pt", "--attacks", "natural", *options[2:], "--overwrite")[0] == 0
     assert [r.name for r in Evaluation.load(tmp_path / "results" / "at.json").results] == ["natural"]
+    assert call("evaluate", checkpoints / "at.pt", *options, "--overwrite")[0] == 0
+    for end in ("md", "csv"):  # as if it had been killed before them
+        text = (tmp_path / "results" / f"at.{end}").read_text()
+        (tmp_path / "results" / f"at.{end}").unlink()
+        assert call("evaluate", checkpoints / "at.pt", *options)[0] == 0
+        assert (tmp_path / "results" / f"at.{end}").read_text() == text
+    (tmp_path / "results" / "at.state.json").unlink()
+    code, output = call("evaluate", checkpoints / "at.pt", *options)
+    assert code != 0
+    assert "at.json' exists; pass --overwrite or another --out" in output
     assert call("evaluate", checkpoints / "at.pt", *options, "--overwrite")[0] == 0
 
     code, output = call("evaluate", checkpoints / "at.pt", *options[:-1], tmp_path / "seeds", "--seeds", 3)
@@ -181,7 +193,7 @@ MISTAKES = {
     "train a.pt --preset digits --device gpu": "--device='gpu' cannot be used here (Expected one of cpu, cuda, ",
     "train a.pt --preset digits --workers -1": "--workers=-1 is not allowed; it must be >= 0",
     "train bad.pt --preset digits": "checkpoint 'bad.pt' exists already; choose another name or remove it",
-    "train bad.pt/a.pt --preset digits": "log 'bad.pt/a.pt.jsonl' cannot be written: 'bad.pt' is not a directory",
+    "train bad.pt/a.pt --preset digits": "checkpoint 'bad.pt/a.pt' cannot be written: 'bad.pt' is not a directory",
     "evaluate {at} --device gpu": "--device='gpu' cannot be used here (Expected one of cpu, cuda, ",
     "train a.pt --preset digits --set architecture=resnet.ResNet99": "architecture='resnet.ResNet99' is not known",
     "train a.pt --preset cifar10 --root none": "cifar10 is not complete in root='none'",

@@ -6,7 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
-from part_plugin.cli_arguments import images_for, networks_and_pictures, overrides, runs, subset, trained_size
+from part_plugin.cli_arguments import (
+    check_not_given,
+    images_for,
+    networks_and_pictures,
+    overrides,
+    runs,
+    subset,
+    trained_size,
+)
 from part_plugin.short import short
 
 
@@ -48,10 +56,10 @@ def test_a_subset_that_cannot_be(n):
     assert message(ValueError, subset, list(range(20)), n, 0) == text
 
 
-def test_runs_are_named_after_their_checkpoints(tmp_path):
+def test_runs_are_named_after_their_checkpoints():
     paths = [Path("x/at.pt"), Path("y/part.v2.pt")]
-    assert runs(paths, range(3, 4), tmp_path, False) == [("at", "at", 3), ("part.v2", "part.v2", 3)]
-    assert runs(paths, range(3, 5), tmp_path, False) == [
+    assert runs(paths, range(3, 4)) == [("at", "at", 3), ("part.v2", "part.v2", 3)]
+    assert runs(paths, range(3, 5)) == [
         ("at-seed3", "at", 3),
         ("at-seed4", "at", 4),
         ("part.v2-seed3", "part.v2", 3),
@@ -59,15 +67,22 @@ def test_runs_are_named_after_their_checkpoints(tmp_path):
     ]
 
 
-def test_runs_do_not_lie_over_each_other_or_over_older_ones(tmp_path):
+def test_runs_do_not_lie_over_each_other():
     text = "two checkpoints are called 'a'; their results would have the same name"
-    assert message(ValueError, runs, [Path("x/a.pt"), Path("b.pt"), Path("y/a.pth")], range(1), tmp_path, True) == text
-    (tmp_path / "b-seed1.json").write_text("{}")
-    paths = [Path("a.pt"), Path("b.pt")]
-    text = f"result file '{tmp_path}/b-seed1.json' exists; pass --overwrite or another --out"
-    assert message(FileExistsError, runs, paths, range(2), tmp_path, False) == text
-    assert len(runs(paths, range(2), tmp_path, True)) == 4
-    assert len(runs(paths, range(1), tmp_path, False)) == 2
+    assert message(ValueError, runs, [Path("x/a.pt"), Path("b.pt"), Path("y/a.pth")], range(1)) == text
+    for name in ("comparison", "a.state"):
+        text = f"a checkpoint called '{name}' would have results named as other files are; rename it"
+        assert message(ValueError, runs, [Path("a.pt"), Path(f"x/{name}.pt")], range(1)) == text
+
+
+def test_what_was_given_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_not_given(Path("b"), Path("b.json"), [Path("a.json")])
+    for out in ("a", "./a", "x/../a", str(tmp_path / "a")):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        file = str(Path(f"{out}.json"))
+        text = f"--out {str(Path(out))!r} would replace {file!r} or what belongs to it; choose another name"
+        assert message(ValueError, check_not_given, Path(out), Path(f"{out}.json"), [Path("a.json")]) == text
 
 
 DIGITS = {"num_classes": 10, "training": {"dataset": "digits"}}

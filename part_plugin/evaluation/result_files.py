@@ -79,6 +79,6 @@ def check_same(path: Path, card: Mapping[str, Any]) -> None:
     for name, value in card.items():
         if (found := content["card"].get(name)) != value:
             raise FileExistsError(
-                f"result file {str(path)!r} holds another evaluation ({content['model']}): its {name} is "
-                f"{short(found)}, not {short(value)}; overwrite it or choose another name"
+                f"result file {str(path)!r} holds another evaluation ({content['model']}), with {name}={short(found)}, "
+                f"not {short(value)}; overwrite it or choose another name"
             )

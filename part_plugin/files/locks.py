@@ -49,7 +49,7 @@ def locked(kind: str, path: StrPath) -> Iterator[None]:
     name = f"{kind} {os.fspath(path)!r}"
     with without_new_directories(path):
         with one_sentence(name, "written"):
-            lock = _beside(target_of(path))
+            lock = _beside(os.path.realpath(path))
         if lock in _held and _held[lock][1] == threading.get_ident():
             yield
             return
@@ -79,12 +79,7 @@ def _acquired(name: str, path: StrPath, lock: str) -> int:
         OSError: it cannot be made.
     """
     while True:
-        with one_sentence(name, "written"):
-            target_of(path)
-            try:
-                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-            except FileNotFoundError:  # another has just removed the directory, which it had made
-                continue
+        descriptor = _opened(name, path, lock)
         try:
             _lock(name, descriptor)
             with suppress(FileNotFoundError):
@@ -92,10 +87,29 @@ def _acquired(name: str, path: StrPath, lock: str) -> int:
                     os.ftruncate(descriptor, 0)
                     os.write(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode())
                     return descriptor
-            os.close(descriptor)  # it was that of another, who removed it at its end
         except BaseException:
             os.close(descriptor)
             raise
+        os.close(descriptor)  # it was that of another, who removed it at its end
+
+
+def _opened(name: str, path: StrPath, lock: str) -> int:
+    """Return the descriptor of a lock file, which is made where there is none, with its directory.
+
+    Raises:
+        FileNotFoundError: there is no directory to make it in.
+        OSError: it cannot be made.
+    """
+    flags, tries = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 100
+    with one_sentence(name, "written"):
+        while True:
+            try:
+                target_of(path)
+                return os.open(lock, flags, 0o666)
+            except FileNotFoundError:  # another may just have removed the directory, which it had made
+                tries -= 1
+                if not tries:
+                    raise
 
 
 def _lock(name: str, descriptor: int) -> None:

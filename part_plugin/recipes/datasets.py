@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_choice, check_count, check_images, check_seed, class_indices
+from ..files import check_writable
 from .augmentation import augmentation
 from .common import Samples, class_folders, damaged, import_torchvision, incomplete
 from .tiny_imagenet import tiny_imagenet
@@ -145,9 +146,12 @@ def _checksummed(name: str, root: Path, split: str, download: bool) -> Any:
         ValueError: a file is damaged.
         RuntimeError: another complaint of torchvision's.
         ImportError: scipy, which reads SVHN, is not installed.
+        OSError: nothing can be written in `root`, to which it is to be downloaded.
     """
     torchvision = import_torchvision()
     options: dict[str, Any]
+    if download:
+        check_writable("dataset", root / name)
     if name == "cifar10":
         kind, options = torchvision.datasets.CIFAR10, {"train": split == "train"}
         listed = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]

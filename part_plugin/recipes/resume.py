@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,14 @@ def read_resume(path: StrPath, expected: Expected) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{name} is damaged, {error}; {_REMEDY}") from error
     known = expected.fresh["schedule"].keys()  # it takes every other value for an attribute of its own
+    moments = {number: dict.fromkeys(one, _own(*one.values())) for number, one in state["optimizer"]["state"].items()}
+    state = state | {"optimizer": state["optimizer"] | {"state": moments}}
     return state | {"schedule": {name: value for name, value in state["schedule"].items() if name in known}}
+
+
+def _own(buffer: Tensor | None = None) -> Tensor | None:
+    """Return a tensor in memory of its own; a file may hold several of one memory, which SGD cannot write to."""
+    return None if buffer is None else buffer.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _check(state: Mapping[str, Any], expected: Expected) -> None:
@@ -105,6 +113,12 @@ def _check(state: Mapping[str, Any], expected: Expected) -> None:
     _check_optimizer(state["optimizer"], fresh["optimizer"], expected.parameters)
     needed = ("milestones", "gamma", "base_lrs", "last_epoch", "_last_lr")
     _check_values("schedule", state["schedule"], fresh["schedule"] | {"last_epoch": epoch}, needed, ("_last_lr",))
+    (group,), schedule = fresh["optimizer"]["param_groups"], fresh["schedule"]
+    passed = sum(times for milestone, times in schedule["milestones"].items() if milestone <= epoch)
+    due_lr = group["lr"] * schedule["gamma"] ** passed
+    lr = state["optimizer"]["param_groups"][0]["lr"]
+    if not math.isclose(lr, due_lr, rel_tol=1e-9):
+        raise ValueError(f"lr={lr} of its optimizer is not {due_lr:g}, which epoch {epoch} ends with")
     step, due = state["part"].get("step"), epoch * expected.batches
     if type(step) is not int or step != due:
         raise ValueError(f"step={short(step)} is not {due}, {epoch} epochs of {expected.batches} batches")
@@ -139,6 +153,8 @@ def _check_tensors(kind: str, found: Mapping[Any, Any], fresh: Mapping[Any, Any]
             raise ValueError(f"{short(name)} of its {kind} is {short(tensor)}; {needed} is needed")
         if (spec := Spec(tuple(tensor.shape), tensor.dtype)) != needed:
             raise ValueError(f"{short(name)} of its {kind} is {spec}; {needed} is needed")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{short(name)} of its {kind} has values that are not finite")
 
 
 def _check_optimizer(found: Mapping[Any, Any], fresh: Mapping[str, Any], parameters: Sequence[Tensor]) -> None:

@@ -38,7 +38,7 @@ def test_round_trip_through_json(result, reference):
 
 
 def test_wrong_plain_data(result):
-    message = "values have the entries ['n', 'table']; ['n', 'reference', 'source', 'table'] are needed"
+    message = "table={} is not a table of accuracies"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         CorruptionResult.from_dict({"table": {}, "n": 1})
 

@@ -316,7 +316,7 @@ def test_no_work_is_lost_to_a_state_that_cannot_be_written(narrow_net, held_out,
     narrow_net.register_forward_pre_hook(lambda *inputs: calls.append(1))
     with pytest.raises(NotADirectoryError, match="^state '.*' cannot be written: '.*/file' is not a directory$"):
         evaluate(narrow_net, *held_out, EPS, ["pgd5"], state=tmp_path / "file" / "state.json", verbose=False)
-    assert len(calls) == 4  # the looks at the model
+    assert calls == []
     budget = PixelBudget(0.2, 0.1)
     assert evaluate(narrow_net, *held_out, EPS, ["adaptive_pgd1"], adaptive=budget, verbose=False).results[0].eps == 0.2
 

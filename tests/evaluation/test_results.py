@@ -173,13 +173,18 @@ def test_results_of_something_else_are_not_replaced(by_hand, tmp_path):
     by_hand.card["eps"] = 0.2
     with pytest.raises(
         FileExistsError,
-        match=rf"^result file '{target}\.json' holds another evaluation \(mine\); choose another name$",
+        match=rf"^result file '{target}\.json' holds another evaluation \(mine\), with eps=0.1, not 0.2; overwrite it "
+        "or choose another name$",
     ):
         by_hand.save(target)
     assert [(tmp_path / f"mine.{end}").read_bytes() for end in ("json", "md", "csv")] == kept
+    by_hand.save(target, overwrite=True)
+    assert Evaluation.load(tmp_path / "mine.json").card["eps"] == 0.2
     (tmp_path / "mine.json").write_text("{")
     with pytest.raises(ValueError, match=r"mine\.json' is damaged or not one of part_plugin's$"):
         by_hand.save(target)
+    by_hand.save(target, overwrite=True)
+    assert str(Evaluation.load(tmp_path / "mine.json")) == str(by_hand)
 
 
 @pytest.mark.parametrize(("end", "kind"), [("json", "result file"), ("md", "report"), ("csv", "table")])
@@ -188,6 +193,7 @@ def test_files_that_cannot_be_written_are_told(by_hand, tmp_path, end, kind):
     message = f"{kind} '{tmp_path}/mine.{end}' is a directory; a file is needed"
     with pytest.raises(IsADirectoryError, match=f"^{re.escape(message)}$"):
         by_hand.save(tmp_path / "mine")
+    assert [file.name for file in tmp_path.iterdir()] == [f"mine.{end}"]  # none of the others was written
 
 
 def test_a_file_whose_folder_is_none(by_hand, tmp_path):
@@ -204,19 +210,79 @@ def test_result_files_that_are_none(by_hand, tmp_path):
     with pytest.raises(IsADirectoryError, match=rf"^result file '{tmp_path}' is a directory; a file is needed$"):
         Evaluation.load(tmp_path)
     whole = json.loads(json.dumps(by_hand.to_dict()))
-    row = whole["results"][0]
     for content, message in (
         ("{", "is damaged or not one of part_plugin's"),
         ("[]", "is not one of part_plugin's"),
         (json.dumps({"format": 7}), "has format 7; this version of part_plugin reads 1"),
         (json.dumps({"format": 1}), "is damaged or of another kind: 'model' is missing"),
         (json.dumps(whole | {"labels": "0"}), "is damaged or of another kind: 'labels' is a str; list is needed"),
-        (json.dumps(whole | {"results": [{"name": "pgd"}]}), "is damaged: KeyError('correct')"),
-        (
-            json.dumps(whole | {"results": [{k: v for k, v in row.items() if k != "seconds"}]}),
-            "is damaged: TypeError(\"AttackResult.__init__() missing 1 required positional argument: 'seconds'\")",
-        ),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=f"^{re.escape(f'result file {str(path)!r} {message}')}"):
             Evaluation.load(path)
+
+
+WRONG = {  # what is put where, and the sentence
+    "model of lines": (["model"], "a\nb", "model='a\\nb' is not a line of text"),
+    "model empty": (["model"], "", "model='' is not a line of text"),
+    "eps negative": (["eps"], -0.1, "eps=-0.1 is not a number >= 0"),
+    "eps infinite": (["eps"], float("inf"), "eps=inf is not a number >= 0"),
+    "seed negative": (["seed"], -1, "seed=-1 is not a whole number >= 0"),
+    "warnings": (["warnings"], [1], "warnings=[1] is not a list of texts"),
+    "labels empty": (["labels"], [], "labels=[] is not a list of classes"),
+    "labels text": (["labels", 0], "0", "labels=['0', 0, 4, 4, 4, 1] is not a list of classes"),
+    "labels large": (["labels"], [2**63], "labels=[9223372036854775808] is not a list of classes"),
+    "labels fewer": (["labels"], [0, 0, 4], "'natural' has 6 samples, and there are 3 labels"),
+    "row a list": (["results", 0], [], "[] is where entries are needed"),
+    "row more": (["results", 0, "more"], 1, "entry 'more' is not known"),
+    "row less": (["results", 0, "seconds"], None, "entry 'seconds' is missing"),
+    "name": (["results", 0, "name"], 5, "name=5 is not a line of text"),
+    "name twice": (["results", 0, "name"], "pgd5", "'pgd5' is there twice"),
+    "name worst": (["results", 0, "name"], "worst case", "'worst case' is there twice"),
+    "flags": (["results", 0, "correct"], "11x110", "correct='11x110' is not a text of 0s and 1s"),
+    "flags fewer": (["results", 1, "correct"], "11", "'pgd5' has 2 samples, and there are 6 labels"),
+    "flags others": (["results", 1, "correct"], "011100", "its accuracies are not those of its samples"),
+    "seconds": (["results", 0, "seconds"], -1, "seconds=-1 is not a number >= 0"),
+    "radius": (["results", 0, "eps"], "0.1", "eps='0.1' is not a number >= 0 or null"),
+    "accuracies": (["accuracies", "natural"], 1.0, "its accuracies are not those of its samples"),
+    "check": (["gradients", "checks", 0, "passed"], "yes", "passed='yes' is not true or false"),
+    "checks": (["gradients", "checks"], {}, "checks={} is not a list"),
+    "no gradient": (["gradients", "zero_gradients"], 2, "zero_gradients=2 is not a number from 0 to 1"),
+    "table": (["corruptions", "table", "data"], [[0.9]], "table={'index': ['fog', 'jpeg_compression'], "),
+    "table twice": (["corruptions", "table", "index"], ["fog", "fog"], "table={'index': ['fog', 'fog'], "),
+    "table share": (["corruptions", "table", "data", 0, 0], 1.5, "table={'index': ['fog', 'jpeg_compression'], "),
+    "table names": (["corruptions", "table", "index_names"], ["x"], "table={'index': ['fog', 'jpeg_compression'], "),
+    "images": (["corruptions", "n"], 1.5, "n=1.5 is not a whole number >= 0"),
+    "reference": (["corruptions", "reference"], {"fog": 0}, "reference={'fog': 0} is not null or errors by corruption"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_every_part_of_a_result_file_is_checked(by_hand, tmp_path, name):
+    (*keys, last), value, message = WRONG[name]
+    part = whole = json.loads(json.dumps(by_hand.to_dict()))
+    for key in keys:
+        part = part[key]
+    if value is None:
+        del part[last]
+    else:
+        part[last] = value
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=f"^{re.escape(f'result file {str(path)!r} is damaged: {message}')}") as caught:
+        Evaluation.load(path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", ".."])
+def test_a_path_without_a_name(by_hand, path):
+    with pytest.raises(ValueError, match=f"^path='{re.escape(path)}' has no name for result files; give one, as in"):
+        by_hand.save(path)
+
+
+@pytest.mark.parametrize("name", ["...", "x/../y", "a b", "é", ".hidden"])
+def test_results_are_where_their_path_says(by_hand, tmp_path, name):
+    (tmp_path / "x").mkdir()
+    by_hand.save(tmp_path / name)
+    written = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == {tmp_path / f"{name.removeprefix('x/../')}.{end}" for end in ("json", "md", "csv")}

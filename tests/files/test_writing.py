@@ -20,6 +20,8 @@ from torch import nn
 
 from part_plugin.files import (
     append_line,
+    check_appendable,
+    check_writable,
     read_json,
     read_lines,
     read_tensors,
@@ -465,3 +467,53 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     assert names(tmp_path) == ["a.pt"]
     torch.load(tmp_path / "a.pt", weights_only=False)
     assert names(tmp_path) == ["a.pt", "harm"]
+
+
+@pytest.mark.parametrize("check", [check_writable, check_appendable])
+def test_a_trial_changes_nothing(tmp_path, check):
+    kept = tmp_path / "kept"
+    kept.write_text("old")
+    kept.chmod(0o604)
+    before = kept.stat()
+    (tmp_path / "link").symlink_to("kept")
+    (tmp_path / "new link").symlink_to("target")
+    for path in ("kept", "link", "new link", "new", "deep/er/new"):
+        check("log", tmp_path / path)
+    assert names(tmp_path) == ["kept", "link", "new link"]
+    after = kept.stat()
+    assert kept.read_text() == "old"
+    assert (after.st_mode, after.st_ino, after.st_mtime_ns) == (before.st_mode, before.st_ino, before.st_mtime_ns)
+
+
+WRITERS = {check_writable: write_text, check_appendable: append_line}
+
+
+@pytest.mark.parametrize("check", WRITERS)
+def test_a_trial_says_what_writing_would(tmp_path, check):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("gone/target")
+    (tmp_path / "loop").symlink_to("loop")
+    before = names(tmp_path)
+    for path in ("file/a", "file/b/a", "folder", "link", "link/a", "loop", "x" * 300, "/proc/a", "/proc/a/b"):
+        said = [message_of(call, tmp_path / path) for call in (check, lambda *given: WRITERS[check](*given, "text"))]
+        assert said[0] == said[1]
+        assert names(tmp_path) == before
+    with somebody() as folder:
+        folder.chmod(0o555)
+        for path in (folder / "a", folder / "b" / "a"):
+            assert message(PermissionError, check, "log", path) == f"log '{path}' cannot be written: Permission denied"
+        folder.chmod(0o755)
+
+
+def message_of(call, path):
+    with pytest.raises(OSError) as caught:
+        call("log", path)
+    return type(caught.value), str(caught.value)
+
+
+def test_a_trial_of_a_device(tmp_path):
+    check_appendable("log", "/dev/null")
+    assert (
+        message(OSError, check_writable, "log", "/dev/null") == "log '/dev/null' is not a regular file; one is needed"
+    )

@@ -1,5 +1,7 @@
 """A table and a figure of several results, as files."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,8 @@ from PIL import Image
 
 from part_plugin.evaluation import Evaluation
 from part_plugin.evaluation.results import AttackResult
-from part_plugin.recipes.reports import write_comparison, write_figure
+from part_plugin.files import locked
+from part_plugin.recipes.reports import check_figure, reserved_results, write_comparison, write_figure
 
 
 def evaluation(name, **correct):
@@ -66,3 +69,56 @@ def test_an_ending_that_matplotlib_does_not_know(tmp_path):
     with pytest.raises(ValueError, match=r"^Format 'txt' is not supported \(supported formats: [^\n]+\)$"):
         write_figure(tmp_path / "a.txt", Figure())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_is_tried(tmp_path):
+    for name in ("a.png", "a.PDF", "new/a"):
+        check_figure(tmp_path / name)
+    with pytest.raises(ValueError, match=r"a.txt' ends in .txt; choose from .*pdf, .*png, .*$"):
+        check_figure(tmp_path / "a.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+PLAN = [("a", "a", 0), ("b", "b", 0)]
+
+
+@pytest.mark.parametrize("name", ["a.json", "b.md", "a.csv", "b.state.json", "comparison.md", "comparison.png"])
+def test_every_file_of_an_evaluation_is_tried(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with (
+        pytest.raises(OSError, match=f"{name}' is a directory; a file is needed$"),
+        reserved_results(PLAN, tmp_path, {}, True),
+    ):
+        pytest.fail("it began")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_results_are_kept_from_others(tmp_path):
+    out = tmp_path / "new"
+    with reserved_results(PLAN, out, {}, False), ThreadPoolExecutor(1) as pool:
+        for name in ("a", "b"):
+            said = pool.submit(lambda name=name: locked("result file", out / f"{name}.json").__enter__()).exception()
+            assert isinstance(said, BlockingIOError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_that_is_there_must_be_of_the_same_evaluation(tmp_path):
+    result = evaluation("a", natural=7)
+    result.card |= {"eps": 0.1, "seed": 0}
+    result.save(tmp_path / "a")
+    with (
+        pytest.raises(FileExistsError, match=r"a.json' exists; pass --overwrite or another --out$"),
+        reserved_results(PLAN[:1], tmp_path, {"eps": 0.1}, False),
+    ):
+        pytest.fail("it began")
+    (tmp_path / "a.state.json").write_text("{}")
+    with reserved_results(PLAN[:1], tmp_path, {"eps": 0.1}, False):
+        pass
+    for plan, card, what in ((PLAN[:1], {"eps": 0.2}, "eps=0.1, not 0.2"), ([("a", "a", 1)], {}, "seed=0, not 1")):
+        with (
+            pytest.raises(FileExistsError, match=f"with {what}; overwrite it"),
+            reserved_results(plan, tmp_path, card, False),
+        ):
+            pytest.fail("it began")
+        with reserved_results(plan, tmp_path, card, True):
+            pass

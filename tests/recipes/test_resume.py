@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import Subset
 
 from part_plugin import load_checkpoint
@@ -73,6 +74,18 @@ WRONG = {  # name -> change, value, sentence
     "moment dtype": (put(*MOMENT), torch.ones(8, 3, 3, 3).double(), "is float64 (8, 3, 3, 3); float32"),
     "moment unknown": (put("optimizer", "state", 99), {"momentum_buffer": torch.ones(1)}, "99, which is not known"),
     "moment name": (put("optimizer", "state", "x"), {"momentum_buffer": torch.ones(1)}, "'x', which is not known"),
+    "moment not finite": (
+        put(*MOMENT),
+        torch.full((8, 3, 3, 3), torch.nan),
+        "0 of its optimizer has values that are not",
+    ),
+    "model not finite": (
+        put("model", "fc.bias"),
+        torch.full((10,), torch.inf),
+        "'fc.bias' of its model has values that",
+    ),
+    "lr too large": (put(*GROUP, "lr"), 0.05, "lr=0.05 of its optimizer is not 0.005, which epoch 3 ends with"),
+    "lr not finite": (put(*GROUP, "lr"), torch.nan, "lr=nan of its optimizer is not 0.005, which epoch 3 ends with"),
     "no lr": (drop(*GROUP, "lr"), None, "its optimizer lacks 'lr'"),
     "lr text": (put(*GROUP, "lr"), "0.1", "lr='0.1' of its optimizer is not allowed"),
     "lr tensor": (put(*GROUP, "lr"), torch.ones(2), "lr=a Tensor of its optimizer is not allowed"),
@@ -139,7 +152,7 @@ def test_what_does_not_fit_is_told(tmp_path, run, monkeypatch, name):
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [kept]
 
 
-@pytest.mark.parametrize("change", [None, "no mask size", "unknown of schedule", "no foreach"])
+@pytest.mark.parametrize("change", [None, "no mask size", "unknown of schedule", "no foreach", "shared memory"])
 def test_what_other_versions_wrote_goes_on(tmp_path, run, change):
     """Bit for bit; what this torch's schedule does not know is left out, as it would become an attribute of it."""
     dataset, state, whole = run
@@ -150,6 +163,12 @@ def test_what_other_versions_wrote_goes_on(tmp_path, run, change):
         state["schedule"] |= {"verbose": False, "optimizer": "x", "step": "y"}
     elif change == "no foreach":
         del state["optimizer"]["param_groups"][0]["foreach"]
+    elif change == "shared memory":  # buffers that SGD could not write to, or would write to twice
+        buffers = [one["momentum_buffer"] for one in state["optimizer"]["state"].values()]
+        whole_buffer = torch.cat([buffer.flatten() for buffer in buffers])
+        parts = whole_buffer.split([buffer.numel() for buffer in buffers])
+        for moment, buffer, part in zip(state["optimizer"]["state"].values(), buffers, parts, strict=True):
+            moment["momentum_buffer"] = nn.Parameter(part.view(buffer.shape))
     torch.save(state, tmp_path / "a.pt.resume")
     train(preset("digits", **SETTINGS), dataset, tmp_path / "a.pt", verbose=False)
     loaded = load_checkpoint(tmp_path / "a.pt")[0].state_dict()
@@ -175,3 +194,44 @@ def test_without_momentum_there_is_nothing_to_keep(tmp_path, run, monkeypatch):
     train(settings, dataset, tmp_path / "a.pt", verbose=False)
     one, other = (load_checkpoint(tmp_path / name)[0].state_dict() for name in ("a.pt", "whole.pt"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_buffer_of_one_value_is_one(tmp_path, run):
+    """SGD could not write to a tensor whose values are one in memory."""
+    dataset, state, _ = run
+    state = copy.deepcopy(state)
+    state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(1).expand(8, 3, 3, 3)
+    torch.save(state, tmp_path / "a.pt.resume")
+    train(preset("digits", **SETTINGS), dataset, tmp_path / "a.pt", verbose=False)
+    state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(8, 3, 3, 3)
+    torch.save(state, tmp_path / "b.pt.resume")
+    train(preset("digits", **SETTINGS), dataset, tmp_path / "b.pt", verbose=False)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+def test_killed_between_the_checkpoint_and_the_end(tmp_path, run, monkeypatch):
+    """PATH and PATH.resume are there: the same again removes the second, unless PATH is something else."""
+    dataset, _, whole = run
+    path, resume = tmp_path / "a.pt", tmp_path / "a.pt.resume"
+    write = training.write_tensors
+    monkeypatch.setattr(training, "write_tensors", lambda *given: write(*given) or kept.append(resume.read_bytes()))
+    kept = []
+    train(preset("digits", **SETTINGS), dataset, path, verbose=False)
+    written = path.read_bytes()
+    resume.write_bytes(kept[-1])
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "train_epoch", lambda *given: pytest.fail("it was trained"))
+        trained = train(preset("digits", **SETTINGS), dataset, path, verbose=False)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.pt", "a.pt.jsonl"]
+    assert path.read_bytes() == written
+    assert all(torch.equal(value, whole[name]) for name, value in trained.state_dict().items())
+    assert not trained.training
+    for content in (kept[0], kept[-1]):  # of an earlier epoch, and with a checkpoint that is another
+        resume.write_bytes(content)
+        if content is kept[-1]:
+            train(preset("digits", **SETTINGS | {"seed": 1}), dataset, tmp_path / "other.pt", verbose=False)
+            path.write_bytes((tmp_path / "other.pt").read_bytes())
+        before = path.read_bytes()
+        with pytest.raises(FileExistsError, match="exists already; choose another name or remove it"):
+            train(preset("digits", **SETTINGS), dataset, path, verbose=False)
+        assert (path.read_bytes(), resume.read_bytes()) == (before, content)
