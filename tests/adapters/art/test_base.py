@@ -212,7 +212,8 @@ def test_a_budget_goes_before_eps(digits_net, batch, arrays):
         ),
         (
             lambda x, y: (x[0], y),
-            "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed: images[None] makes a batch of one image",
+            "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed: images[None] for one image, "
+            "images[:, None] for grey ones",
         ),
         (lambda x, y: (x * np.nan, y), "images contain NaN or infinite values; they must be finite"),
     ],
