@@ -190,7 +190,7 @@ def check_batch(images: Tensor) -> None:
     if images.layout != torch.strided:
         raise TypeError(f"images are {images.layout}; a dense tensor is needed: images.to_dense()")
     if images.dim() != 4 or images.numel() == 0:
-        remedy = ": images[None] makes a batch of one image" if images.dim() == 3 else ""
+        remedy = ": images[None] for one image, images[:, None] for grey ones" if images.dim() == 3 else ""
         raise ValueError(f"images have shape {tuple(images.shape)}; (N, C, H, W) with N >= 1 is needed{remedy}")
 
 

@@ -79,8 +79,9 @@ def _wrong_channels(images: Tensor, needed: int) -> str:
     n, channels = tuple(images.shape), images.shape[1]
     if images.shape[3] == needed:
         return f"images have shape {n}, (N, H, W, C); (N, C, H, W) is needed: images.permute(0, 3, 1, 2)"
-    remedy = f": images.expand(-1, {needed}, -1, -1) repeats a grey one" if channels == 1 else ""
-    return f"images have shape {n}, that is {channels} channels; the model takes {needed}{remedy}"
+    if channels == 1:
+        return f"images have shape {n}, one channel; the model takes {needed}: images.expand(-1, {needed}, -1, -1)"
+    return f"images have shape {n}, {channels} channels; the model takes {needed}"
 
 
 _looked_at: WeakSet[nn.Module] = WeakSet()

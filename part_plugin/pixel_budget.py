@@ -223,7 +223,7 @@ def make_budget(
         return budget
     if isinstance(budget, type) or not callable(budget) or not hasattr(budget, "eps"):
         raise TypeError(
-            f"budget={budget!r} is a {type(budget).__name__}; a Budget or an object with eps and a call "
+            f"budget={shown(budget)} is a {type(budget).__name__}; a Budget or an object with eps and a call "
             "(model, images, labels) -> radii is needed (for one radius everywhere: FixedBudget)"
         )
     return AdoptedBudget(budget)

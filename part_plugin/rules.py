@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_number
+from .checks import check_number, shown
 
 Rule = Callable[[Tensor], Tensor]
 
@@ -104,12 +104,14 @@ def weights_of(rule: Rule, maps: Tensor) -> tuple[Tensor, Tensor]:
     weights = rule(maps)
     if not isinstance(weights, Tensor) or weights.shape != maps.shape:
         shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
-        raise ValueError(f"rule={rule!r} returned {shape}; weights of shape {tuple(maps.shape)} are needed")
+        raise ValueError(f"rule={shown(rule)} returned {shape}; weights of shape {tuple(maps.shape)} are needed")
     weights = torch.where(without_signal(maps), torch.ones_like(weights), weights.detach())
     if weights.dtype != torch.bool and type(rule) is not Soft:  # which need no look, for which a GPU must be waited for
         lowest, highest = (float(value) for value in torch.aminmax(weights))
         if not 0 <= lowest <= highest <= 1:  # false for NaN
-            raise ValueError(f"rule={rule!r} returned weights from {lowest:g} to {highest:g}; they must be in [0, 1]")
+            raise ValueError(
+                f"rule={shown(rule)} returned weights from {lowest:g} to {highest:g}; they must be in [0, 1]"
+            )
     silent = without_signal(maps) | (weights.amax((1, 2, 3), keepdim=True) == 0)
     return torch.where(silent, torch.ones_like(weights), weights), silent
 

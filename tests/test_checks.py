@@ -154,7 +154,7 @@ def test_batches():
     refused(TypeError, message, check_batch, sparse)
     for shape in ((1, 4, 4), (0, 1, 4, 4), (1, 1, 1, 4, 4)):
         message = f"images have shape {shape}; (N, C, H, W) with N >= 1 is needed"
-        message += ": images[None] makes a batch of one image" if len(shape) == 3 else ""
+        message += ": images[None] for one image, images[:, None] for grey ones" if len(shape) == 3 else ""
         refused(ValueError, message, check_batch, torch.zeros(shape))
 
 

@@ -160,7 +160,11 @@ NEEDS_ALL = "it needs every corruption that is evaluated"
         ({"x": None, "y": None}, ValueError, "either x and y or data_dir is needed; given is none of them"),
         ({"data_dir": "."}, ValueError, "either x and y or data_dir is needed; given is x and y and data_dir"),
         ({"data_dir": ".", "x": None}, ValueError, "either x and y or data_dir is needed; given is y and data_dir"),
-        ({"x": torch.full((8, 3, 32, 32), 255.0)}, ValueError, "images span [255, 255]; allowed is [0, 1]"),
+        (
+            {"x": torch.full((8, 3, 32, 32), 255.0)},
+            ValueError,
+            "images span [255, 255]; allowed is [0, 1]; divide them by 255",
+        ),
         (
             {"x": torch.zeros(8, 3, 32, 32).byte()},
             TypeError,

@@ -216,5 +216,5 @@ def test_wrong_networks_and_samples(narrow_net, samples):
         gradient_checks(narrow_net, *samples, surrogate=3, verbose=False)
     with pytest.raises(ValueError, match=r"^labels contain class 10; allowed is 0 to 9$"):
         gradient_checks(narrow_net, samples[0], samples[1] + 10 - samples[1].max(), verbose=False)
-    with pytest.raises(ValueError, match=r"^images span \[0, 255\]; allowed is \[0, 1\]$"):
+    with pytest.raises(ValueError, match=r"^images span \[0, 255\]; allowed is \[0, 1\]; divide them by 255$"):
         gradient_checks(narrow_net, 255 * samples[0], samples[1], verbose=False)

@@ -392,7 +392,7 @@ def test_as_tensors_is_float32_whatever_comes_in(numbered):
             [(torch.full((1, 2, 2), 255, dtype=torch.uint8), 1)],
             {},
             ValueError,
-            "images span [255, 255]; allowed is [0, 1]",
+            "images span [255, 255]; allowed is [0, 1]; divide them by 255",
         ),
     ],
 )

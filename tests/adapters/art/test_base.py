@@ -203,14 +203,18 @@ def test_a_budget_goes_before_eps(digits_net, batch, arrays):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, y: (255 * x, y), "images span [0, 255]; allowed is [0, 1]"),
+        (lambda x, y: (255 * x, y), "images span [0, 255]; allowed is [0, 1]; divide them by 255"),
         (lambda x, y: (x, y[:5]), "labels have shape (5,); expected (16,), (16, 1) or (16, K)"),
         (lambda x, y: (x, np.full(16, 12)), "labels contain class 12; allowed is 0 to 9"),
         (
             lambda x, y: (x, np.full((16, 10), 0.2)),
             "labels of shape (16, 10) are neither one-hot nor probabilities; each row must sum to 1",
         ),
-        (lambda x, y: (x[0], y), "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed"),
+        (
+            lambda x, y: (x[0], y),
+            "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed: images[None] for one image, "
+            "images[:, None] for grey ones",
+        ),
         (lambda x, y: (x * np.nan, y), "images contain NaN or infinite values; they must be finite"),
     ],
 )

@@ -348,7 +348,8 @@ def test_no_pixel_leaves_its_budget(name, channels, height, width, eps, ratio, k
         (
             lambda x, y: (x[0], y),
             ValueError,
-            "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed: images[None] makes a batch of one image",
+            "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed: images[None] for one image, "
+            "images[:, None] for grey ones",
         ),
         (
             lambda x, y: (x.numpy(), y),
