@@ -25,6 +25,7 @@ CORE = [
     "files",
     "network",
     "network.view",
+    "network.memory",
     "network.replica",
     "network.isolation",
     "network.batching",
