@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
+import torch
 from torch import Tensor, nn
 
 from .network.memory import original_of
@@ -89,7 +90,8 @@ _looked_at: WeakSet[nn.Module] = WeakSet()
 
 def are_probabilities(outputs: Tensor) -> bool:
     """Return whether each row of `outputs` (N, K) is a probability distribution, as after a softmax."""
-    return bool(outputs.min() >= 0 and ((outputs.sum(1) - 1).abs() < 1e-5).all())
+    rounding = 1e-5 if torch.finfo(outputs.dtype).bits > 16 else 1e-2
+    return bool(outputs.min() >= 0 and ((outputs.sum(1) - 1).abs() < rounding).all())
 
 
 def warn_of_probabilities(model: nn.Module, logits: Tensor) -> None:

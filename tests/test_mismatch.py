@@ -129,6 +129,8 @@ def test_probabilities():
     assert are_probabilities(torch.eye(3))
     for other in (logits, logits.abs(), logits.softmax(0), logits.log_softmax(1), logits.softmax(1) - 0.1):
         assert not are_probabilities(other)
+    assert are_probabilities(logits.softmax(1).bfloat16())
+    assert not are_probabilities(logits.bfloat16())
     mixed = logits.softmax(1)
     mixed[2] *= 2
     assert not are_probabilities(mixed)

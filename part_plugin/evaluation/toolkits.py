@@ -75,9 +75,15 @@ class ToolkitAttack(ByBatch):
 
         Raises:
             RuntimeError: the attack left its radius.
+            ValueError: it returned something else than images.
         """
         began = time.perf_counter()
         adv = self._by_art(images, labels) if self.of_art else self._by_torchattacks(images, labels)
+        if not isinstance(adv, Tensor) or adv.shape != images.shape:
+            found = tuple(adv.shape) if isinstance(adv, Tensor) else f"a {type(adv).__name__}"
+            raise ValueError(
+                f"attacks holds {self.name}, which returned {found}; images {tuple(images.shape)} are needed"
+            )
         adv = adv.detach().to(images)
         moved = float((adv - images).abs().max())
         if self.eps is not None and moved > self.eps + 1e-5:

@@ -232,6 +232,12 @@ MISTAKES = [
         "(set_normalization_used, clip_values)",
     ),
     Mistake(
+        "an attack that returns more than images",
+        lambda: evaluated(attacks=["natural", Pair(NET)]),
+        ValueError,
+        "attacks holds FGSM, which returned a tuple; images (2, 1, 8, 8) are needed",
+    ),
+    Mistake(
         "corruptions of small images",
         lambda: evaluated(attacks=["corruptions"]),
         ValueError,
@@ -287,6 +293,13 @@ class Overstepping(torchattacks.FGSM):
 
     def forward(self, images, labels=None):
         return torch.where(images < 0.5, images + 0.5, images)
+
+
+class Pair(torchattacks.FGSM):
+    """An attack that returns more than images."""
+
+    def forward(self, images, labels=None):
+        return super().forward(images, labels), labels
 
 
 @each(MISTAKES)

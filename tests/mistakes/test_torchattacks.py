@@ -38,6 +38,13 @@ class Larger(torchattacks.FGSM):
         return super().forward(nn.functional.interpolate(images, size=(9, 9)), labels)
 
 
+class Pair(torchattacks.FGSM):
+    """An attack that returns more than images."""
+
+    def forward(self, images, labels=None):
+        return super().forward(images, labels), labels
+
+
 class Detached(nn.Module):
     def forward(self, x):
         return NET(x).detach()
@@ -304,6 +311,12 @@ MISTAKES = [
         lambda: PixelAttack(torchattacks.PIFGSM(NET))(X, Y),
         ValueError,
         "images have 1 channels; PIFGSM takes 3 alone",
+    ),
+    Mistake(
+        "an attack that returns more than images",
+        lambda: PixelAttack(Pair(NET))(X, Y),
+        ValueError,
+        "FGSM returned a tuple; images of shape (2, 1, 8, 8) are needed",
     ),
     Mistake(
         "an attack that changes the image size",

@@ -100,12 +100,19 @@ class PixelAttack(PixelAttackBase):
         network_input = images if view.preprocess is None else view.preprocess(images)
         with change_of_variable(self.model, network_input, mask):
             z = self.base_attack.forward(images, labels)
+        _check_result(self.base_attack, z, images)
         return pull_back(images, z.detach(), radii, mask)
 
 
 def _check_colours(attack: Attack, images: Tensor) -> None:
     if images.shape[1] != 3 and isinstance(attack, _FOR_COLOURS):
         raise ValueError(f"images have {images.shape[1]} channels; {attack.attack} takes 3 alone")
+
+
+def _check_result(attack: Attack, z: Any, images: Tensor) -> None:
+    if not isinstance(z, Tensor) or z.shape != images.shape:
+        found = tuple(z.shape) if isinstance(z, Tensor) else f"a {type(z).__name__}"
+        raise ValueError(f"{attack.attack} returned {found}; images of shape {tuple(images.shape)} are needed")
 
 
 def _linf_radius(attack: Any) -> tuple[str, float]:
