@@ -217,7 +217,7 @@ def _chosen(attacks: Sequence[Any], suite: str | None) -> tuple[Any, ...]:
         ValueError: it is empty or holds one of `EXTRAS` twice, `suite` is unknown or not alone.
     """
     if suite is not None:
-        if attacks is not ATTACKS:
+        if attacks not in (ATTACKS, ()):
             raise ValueError(f"suite={shown(suite)} does not go with attacks={shown(attacks)}; pass one of them")
         return SUITES[check_choice("suite", suite, list(SUITES))]
     if isinstance(attacks, str) or not isinstance(attacks, Iterable):
