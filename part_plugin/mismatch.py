@@ -40,8 +40,8 @@ def explained(model: nn.Module, images: Tensor) -> Iterator[None]:
 
     Raises:
         TypeError: no network; images of another dtype than the weights.
-        ValueError: images on another device or with other channels than the network takes, a network that cannot be
-            differentiated.
+        ValueError: images on another device, with other channels or of another size than the network takes, a
+            network that cannot be differentiated.
         RuntimeError: whatever else torch has to say.
     """
     check_model("model", model)
@@ -54,11 +54,18 @@ def explained(model: nn.Module, images: Tensor) -> Iterator[None]:
         raise reason from error
 
 
+_WRONG_SIZE = ("shapes cannot be multiplied", "Kernel size can't be greater", "Output size is too small")
+
+
 def _reason(model: nn.Module, images: Tensor, said: str) -> Exception | None:
     """Return what torch means by what it `said`, if that is one of the common mistakes."""
     if "does not require grad" in said:
         return ValueError(
             "the model's output carries no gradient to the images: its forward pass detaches it, by no_grad or detach"
+        )
+    if any(words in said for words in _WRONG_SIZE):
+        return ValueError(
+            f"images have shape {tuple(images.shape)}, of a height and width that the model does not take"
         )
     network = network_of(model)
     weight = next((weight for weight in network.parameters() if weight.is_floating_point()), None)

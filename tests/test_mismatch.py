@@ -61,6 +61,16 @@ def test_channels():
     assert said_by(net, images[:, :2]) == "images have shape (2, 2, 8, 8), 2 channels; the model takes 3"
 
 
+def test_sizes():
+    fixed = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 10))
+    pooled = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(4), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(4, 10))
+    for net, size in ((fixed, 9), (fixed, 2), (pooled, 8)):
+        message = f"images have shape (2, 1, {size}, {size}), of a height and width that the model does not take"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            PART(burn_in=0).loss(net, torch.rand(2, 1, size, size), torch.tensor([0, 1]))
+    PART(burn_in=0).loss(fixed, torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_dtypes(dtype):
     message = f"images are {dtype} and the model's weights torch.float32; pass images.to(torch.float32)"

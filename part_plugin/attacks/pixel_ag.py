@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,6 +11,11 @@ from torch import Tensor
 
 from ..checks import Clip
 from .projection import project
+
+logger = logging.getLogger(__name__)
+
+WARN_ABOVE = 0.01
+"""Share of samples without a gradient that is warned of."""
 
 
 def pixel_ag(
@@ -53,12 +60,15 @@ def pixel_ag(
 class GradientCount:
     """Counts the samples that give an attack no gradient to follow: zero, NaN or infinite; an `on_first_gradient`.
 
+    Where they are more than 1 %, that is warned of once.
+
     Attributes:
         samples: how many were looked at.
     """
 
     def __init__(self) -> None:
         self.samples = 0
+        self._look_at: float = 1
         self._missing = torch.zeros((), dtype=torch.long)  # a tensor: counting must not wait for a GPU
 
     def __call__(self, gradient: Tensor) -> None:
@@ -66,6 +76,12 @@ class GradientCount:
         largest = gradient.flatten(1).abs().amax(1)
         self.samples += len(gradient)
         self._missing = self._missing.to(gradient.device) + (~(largest > 0) | largest.isinf()).sum()
+        if self.samples >= self._look_at:  # a GPU is waited for, at ever longer intervals
+            few = self.missing <= WARN_ABOVE * self.samples
+            self._look_at = 2 * self.samples if few else math.inf
+            if not few:
+                share = 100 * self.missing / self.samples
+                logger.warning("%.0f%% of the samples gave the attack no gradient to follow", share)
 
     @property
     def missing(self) -> int:

@@ -144,3 +144,16 @@ def test_gradients_that_are_missing_are_counted():
     assert (count.samples, count.missing) == (8, 4)
     count(gradient[:1])
     assert (count.samples, count.missing) == (9, 5)
+
+
+def test_samples_without_a_gradient_are_warned_of_once(caplog):
+    gradient = torch.ones(100, 1, 2, 2)
+    gradient[0] = 0
+    count = GradientCount()
+    count(gradient)
+    count(0 * gradient[:10])  # looked at anew when there are twice as many
+    assert (count.samples, count.missing, caplog.records) == (110, 11, [])
+    for _ in range(3):
+        count(gradient)
+    (record,) = caplog.records
+    assert record.getMessage() == "6% of the samples gave the attack no gradient to follow"

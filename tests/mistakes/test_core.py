@@ -97,6 +97,12 @@ MISTAKES = [
         "images have shape (2, 1, 8, 8), one channel; the model takes 3: images.expand(-1, 3, -1, -1)",
     ),
     Mistake(
+        "images of another size than the network's",
+        lambda: loss(model=nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 10))),
+        ValueError,
+        "images have shape (2, 1, 8, 8), of a height and width that the model does not take",
+    ),
+    Mistake(
         "images with an alpha channel",
         lambda: loss(torch.rand(2, 4, 8, 8), model=SmallNet(3)),
         ValueError,
