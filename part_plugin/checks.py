@@ -117,11 +117,20 @@ def check_clip(clip: Any) -> Clip:
         low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in clip)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
-            f"clip={clip!r} is not a pair; (smallest, largest) pixel value is needed, e.g. (0, 1)"
+            f"clip={shown(clip)} is not a pair; (smallest, largest) pixel value is needed, e.g. (0, 1)"
         ) from None
     if not bool((low.isfinite() & high.isfinite() & (low < high)).all()):
-        raise ValueError(f"clip={clip!r} is not allowed; two finite bounds are needed, the first below the second")
-    return clip[0], clip[1]
+        raise ValueError(f"clip={shown(clip)} is not allowed; two finite bounds are needed, the first below the second")
+    if low.dim() in (1, 2) or high.dim() in (1, 2):
+        shapes = f"{tuple(low.shape)} and {tuple(high.shape)}"
+        raise ValueError(
+            f"clip has bounds of shape {shapes}; numbers or tensors that fit images, (C, 1, 1), are needed"
+        )
+    first, second = (
+        bound if isinstance(bound, (Tensor, numbers.Real)) else torch.as_tensor(bound, dtype=torch.get_default_dtype())
+        for bound in clip
+    )
+    return first, second
 
 
 def check_within(name: str, radius: float, clip: Clip) -> float:

@@ -41,7 +41,7 @@ def explained(model: nn.Module, images: Tensor) -> Iterator[None]:
     Raises:
         TypeError: no network; images of another dtype than the weights.
         ValueError: images on another device, with other channels or of another size than the network takes, a
-            network that cannot be differentiated.
+            network that cannot be differentiated or looked into.
         RuntimeError: whatever else torch has to say.
     """
     check_model("model", model)
@@ -62,6 +62,11 @@ def _reason(model: nn.Module, images: Tensor, said: str) -> Exception | None:
     if "does not require grad" in said:
         return ValueError(
             "the model's output carries no gradient to the images: its forward pass detaches it, by no_grad or detach"
+        )
+    if "not supported on ScriptModules" in said:
+        return ValueError(
+            "the model is scripted, and a map looks into its layers; pass the model as it was before torch.jit, a cam "
+            "of your own, or budget=FixedBudget(eps)"
         )
     if any(words in said for words in _WRONG_SIZE):
         return ValueError(

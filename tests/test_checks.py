@@ -89,7 +89,18 @@ def test_clips():
         message = f"clip={clip!r} is not a pair; (smallest, largest) pixel value is needed, e.g. (0, 1)"
         refused(TypeError, message, check_clip, clip)
     for clip in ((NAN, 1), (0, INF), (1, 0), (1, 1), (low, 0 * high)):
-        message = f"clip={clip!r} is not allowed; two finite bounds are needed, the first below the second"
+        message = f"clip={shown(clip)} is not allowed; two finite bounds are needed, the first below the second"
+        refused(ValueError, message, check_clip, clip)
+    channels = np.zeros((3, 1, 1)), np.ones((3, 1, 1))
+    found = check_clip(channels)
+    assert all(isinstance(bound, torch.Tensor) and bound.dtype == torch.float32 for bound in found)
+    check_images(torch.rand(2, 3, 4, 4), found)
+    for clip, shapes in (
+        (([0, 0, 0], [1, 1, 1]), "(3,) and (3,)"),
+        ((0, torch.ones(3)), "() and (3,)"),
+        ((torch.zeros(4, 4), 1), "(4, 4) and ()"),
+    ):
+        message = f"clip has bounds of shape {shapes}; numbers or tensors that fit images, (C, 1, 1), are needed"
         refused(ValueError, message, check_clip, clip)
 
 

@@ -226,6 +226,13 @@ MISTAKES = [
         "the model's output carries no gradient to the images: its forward pass detaches it, by no_grad or detach",
     ),
     Mistake(
+        "a scripted model",
+        lambda: loss(model=torch.jit.script(SmallNet())),
+        ValueError,
+        "the model is scripted, and a map looks into its layers; pass the model as it was before torch.jit, a cam of "
+        "your own, or budget=FixedBudget(eps)",
+    ),
+    Mistake(
         "a model that returns its loss",
         lambda: loss(model=Returning(torch.mean)),
         ValueError,
@@ -327,6 +334,12 @@ MISTAKES = [
         lambda: PART(clip=(1, 0)),
         ValueError,
         "clip=(1, 0) is not allowed; two finite bounds are needed, the first below the second",
+    ),
+    Mistake(
+        "bounds of each channel that do not fit images",
+        lambda: PART(clip=([0, 0, 0], [1, 1, 1])),
+        ValueError,
+        "clip has bounds of shape (3,) and (3,); numbers or tensors that fit images, (C, 1, 1), are needed",
     ),
     Mistake(
         "an option that there is not",
