@@ -80,10 +80,10 @@ class PixelAttack(PixelAttackBase):
     @eps.setter
     def eps(self, value: float) -> None:
         set_radius(self.budget, "eps", check_within("eps", check_number("eps", value), UNIT))
-        for attack in (self.base_attack, *self.base_attack._attacks.values()):  # AutoAttack's have one each
-            for name in _RADII:
-                if hasattr(attack, name):
-                    setattr(attack, name, value)
+        before = self.eps
+        for attack in (self.base_attack, *self.base_attack._attacks.values()):  # AutoAttack gave it to each
+            if getattr(attack, self._radius, None) == before:
+                setattr(attack, self._radius, value)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         r"""
