@@ -21,7 +21,15 @@ from .map_sources import Cam, check_cam, library_maps, own_maps
 from .mismatch import explained
 from .network.isolation import isolated
 from .network.view import logits_of, without_wrappers
-from .target_layers import ReshapeTransform, TargetLayers, as_maps, check_reached, resolve_target_layers, tensor_of
+from .target_layers import (
+    ReshapeTransform,
+    TargetLayers,
+    as_maps,
+    check_reached,
+    resolve_target_layers,
+    tensor_of,
+    transforms_of,
+)
 
 Maps = Callable[[Tensor, Tensor], Tensor]
 
@@ -82,7 +90,8 @@ def map_and_logits(
         images = images.detach().clone()  # from here on no one else's, and no tensor of inference_mode
         if isinstance(cam, str) and cam in METHODS:
             layers = resolve_target_layers(model, target_layers, images)
-            recorded, logits = _record(model, images, classes, layers, reshape_transform)
+            transforms = transforms_of(model, layers, target_layers, reshape_transform, images)
+            recorded, logits = _record(model, images, classes, layers, transforms)
             maps = [METHODS[cam](*pair)[:, None].relu() for pair in recorded]
         elif isinstance(cam, (str, type)):
             known = partial(_known_classes, classes=classes)
@@ -101,7 +110,7 @@ def _record(
     images: Tensor,
     classes: Tensor | None,
     layers: dict[str, nn.Module],
-    reshape_transform: ReshapeTransform | None,
+    transforms: dict[str, ReshapeTransform | None],
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Return the activations at each layer and the gradients of the class scores there; and the logits.
 
@@ -142,7 +151,7 @@ def _record(
                 f"target layer {name!r} gives {len(gradient)} rows for {len(images)} images; one of each is needed"
             )
     pairs = [
-        (as_maps(name, activation.detach(), reshape_transform), as_maps(name, gradient, reshape_transform))
+        (as_maps(name, activation.detach(), transforms[name]), as_maps(name, gradient, transforms[name]))
         for name, activation, gradient in zip(layers, activations, gradients, strict=True)
     ]
     return pairs, logits.detach()

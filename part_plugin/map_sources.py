@@ -14,7 +14,15 @@ from .cam_methods import METHODS
 from .network.isolation import callers_own
 from .network.view import logits_of
 from .plugins import map_libraries
-from .target_layers import ReshapeTransform, TargetLayers, as_maps, check_reached, resolve_target_layers, tensor_of
+from .target_layers import (
+    ReshapeTransform,
+    TargetLayers,
+    as_maps,
+    check_reached,
+    resolve_target_layers,
+    tensor_of,
+    transforms_of,
+)
 
 MapSource = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """A source of maps: (model, images (N, C, H, W), classes (N,)) -> (N, h, w), (N, 1, h, w) or (N, C, h, w), any scale.
@@ -80,6 +88,10 @@ def library_maps(
     """
     library = _library()
     layers = resolve_target_layers(model, target_layers, images) if library.takes_layers(cam) else {}
+    transforms = transforms_of(model, layers, target_layers, reshape_transform, images)
+    transform = next(iter(transforms.values()), reshape_transform)
+    if any(other != transform for other in transforms.values()):
+        raise ValueError(f"target_layers of several layouts do not go with cam={cam_name(cam)}; name layers of one")
     given: dict[str, list[Any]] = {name: [] for name in layers}
     with ExitStack() as hooks, torch.no_grad():
         for name, module in layers.items():
@@ -88,13 +100,13 @@ def library_maps(
         logits = logits_of(model, images)
     check_reached(layers, [name for name, outputs in given.items() if outputs])
     for name, outputs in given.items():
-        as_maps(name, tensor_of(name, outputs[0]), reshape_transform)
+        as_maps(name, tensor_of(name, outputs[0]), transform)
         if len(outputs) > 1:
             raise ValueError(
                 f"target layer {name!r} is called {len(outputs)} times in a pass, of which pytorch-grad-cam maps the "
                 f"first; {', '.join(map(repr, METHODS))} map the last"
             )
-    maps: Tensor = library.library_maps(model, images, classes(logits), cam, list(layers.values()), reshape_transform)
+    maps: Tensor = library.library_maps(model, images, classes(logits), cam, list(layers.values()), transform)
     return maps, logits
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Container, Iterable, Sequence
-from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .layer_search import find_layer, layout_of
+from .layouts import Layout, readings
 from .network.memory import Memory, original_of
-from .network.view import network_of
+from .network.view import logits_of, network_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def resolve_target_layers(model: nn.Module, target_layers: TargetLayers, images:
 
     Args:
         model: the network, in eval mode.
-        target_layers: modules or dotted names; None: the last one with spatial extent.
+        target_layers: modules or dotted names; None: the one that `find_layer` finds.
         images: (N, C, H, W), one of which is sent through the network to find that one.
 
     Raises:
@@ -35,7 +37,7 @@ def resolve_target_layers(model: nn.Module, target_layers: TargetLayers, images:
     """
     network = network_of(model)
     if target_layers is None:
-        name = _found.recall(network, images.shape[1:], lambda: _find_target_layer(model, network, images))
+        name, _ = _found_layer(model, network, images)
         return {name: network.get_submodule(name)}
     if not isinstance(target_layers, (str, nn.Module, Iterable)):
         raise TypeError(
@@ -47,7 +49,62 @@ def resolve_target_layers(model: nn.Module, target_layers: TargetLayers, images:
     return dict(_lookup(network, layer) for layer in wanted)
 
 
-_found: Memory[str] = Memory()
+def transforms_of(
+    model: nn.Module,
+    layers: Iterable[str],
+    target_layers: TargetLayers,
+    reshape_transform: ReshapeTransform | None,
+    images: Tensor,
+) -> dict[str, ReshapeTransform | None]:
+    """Return what turns the output of each of the `layers` into (N, C, h, w); None where it is that already.
+
+    Args:
+        model: the network, in eval mode.
+        layers: their names, as `resolve_target_layers` returns them.
+        target_layers: as the user gave them.
+        reshape_transform: the user's own, for all of them.
+        images: (N, C, H, W), one of which is sent through the network to tell the layout of a layer.
+
+    Raises:
+        ValueError: a layer whose layout cannot be told.
+    """
+    if reshape_transform is not None:
+        return dict.fromkeys(layers, reshape_transform)
+    network = network_of(model)
+    if target_layers is None:
+        return dict([_found_layer(model, network, images)])
+    size, look = images.shape[1:], partial(_layout, model, network, images[:1])
+    return {name: _layouts.recall(network, (size, name), partial(look, name)) for name in layers}
+
+
+_found: Memory[tuple[str, Layout]] = Memory()
+_layouts: Memory[Layout | None] = Memory()
+
+
+def _found_layer(model: nn.Module, network: nn.Module, images: Tensor) -> tuple[str, Layout]:
+    def find() -> tuple[str, Layout]:
+        name, layout = find_layer(model, network, images[:1].detach())
+        logger.info("target_layers=None: %r of %s is mapped, %s", name, type(network).__name__, layout)
+        return name, layout
+
+    return _found.recall(network, images.shape[1:], find)
+
+
+def _layout(model: nn.Module, network: nn.Module, image: Tensor, name: str) -> Layout | None:
+    """Return how the output of a layer that the user named lies; None where there is nothing to tell, or no map."""
+    outputs: list[Any] = []
+    with torch.no_grad():
+        handle = network.get_submodule(name).register_forward_hook(lambda *call: outputs.append(call[2]))
+        try:
+            logits_of(model, image.detach())
+        finally:
+            handle.remove()
+    shape = outputs[0].shape if outputs and isinstance(outputs[0], Tensor) else torch.Size()
+    if len(shape) == 4:
+        orders = [layout.order for layout in readings(shape, image.shape[2:])]
+        if "NHWC" not in orders:
+            return None
+    return layout_of(model, network, image.detach(), name) if len(shape) in (3, 4) else None
 
 
 def _lookup(network: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
@@ -65,45 +122,6 @@ def _lookup(network: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
         if layer in (module, original_of(module)):
             return name, module
     raise ValueError(f"target_layers holds a {type(layer).__name__} that is not part of the model")
-
-
-def _find_target_layer(model: nn.Module, network: nn.Module, images: Tensor) -> str:
-    """Trace one image; the last module to finish with an (N, C, h, w) output, h * w > 1, wins.
-
-    Raises:
-        ValueError: there is none.
-    """
-    last: list[str] = []
-
-    def recorder(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if not isinstance(output, Tensor):
-                return
-            if output.dim() == 3:  # tokens: what came before them is no longer where decisions are made
-                last.clear()
-            elif output.dim() == 4 and output[0, 0].numel() > 1 and not _enlarges(inputs, output):
-                last[:] = [name]
-
-        return hook
-
-    with ExitStack() as hooks, torch.no_grad():
-        for name, module in network.named_modules():
-            if name:
-                hooks.callback(module.register_forward_hook(recorder(name)).remove)
-        model(images[:1].clone())  # a model may work in place on its input
-    if not last:
-        raise ValueError(
-            f"target_layers=None: {type(network).__name__} has no module with an (N, C, h, w) output to map; "
-            "pass target_layers (and reshape_transform for tokens)"
-        )
-    logger.info("target_layers=None: %r of %s is mapped", last[0], type(network).__name__)
-    return last[0]
-
-
-def _enlarges(inputs: tuple[Any, ...], output: Tensor) -> bool:
-    """Whether a module repeats its input, as adaptive pooling does on images smaller than its grid."""
-    first = inputs[0] if inputs else None
-    return isinstance(first, Tensor) and first.dim() == 4 and first[0, 0].numel() < output[0, 0].numel()
 
 
 def as_maps(name: str, tensor: Tensor, reshape_transform: ReshapeTransform | None) -> Tensor:

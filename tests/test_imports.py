@@ -32,6 +32,8 @@ CORE = [
     "network.fold",
     "network.fast",
     "mismatch",
+    "layouts",
+    "layer_search",
     "target_layers",
     "cam_methods",
     "map_sources",

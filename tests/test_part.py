@@ -345,7 +345,7 @@ def test_the_map_shares_its_forward_pass_with_trades(digits_net, batch):
     counts = {}
     calls = []
     digits_net.register_forward_hook(lambda *call: calls.append(len(call[1][0])))
-    class_activation_map(digits_net, batch[0])  # looks at one image, once for a network
+    class_activation_map(digits_net, batch[0], target_layers="features")  # looks at one image, once for a network
     batching.rows_at_once(digits_net, batch[0])
     for name, eps_low in (("TRADES", 0.1), ("PART-T", 0.08)):
         part = PART("trades", eps=0.1, eps_low=eps_low, alpha=0.03, steps=3, burn_in=0, target_layers="features")
@@ -476,7 +476,7 @@ def test_the_network_is_frozen_and_in_eval_mode_while_it_is_attacked(digits_net,
     training = [state for state in net.seen if state[1]]
     attacking = [state for state in net.seen if not state[1]]
     assert all(frozen for frozen, _, _ in attacking)
-    assert sum(gradient for _, _, gradient in attacking) == 5
+    assert sum(gradient for _, _, gradient in attacking) == 1 + 5  # once for the layer to map, and the attack's
     assert training == [(False, True, False)] * (1 if objective == "at" else 2)
 
 

@@ -49,21 +49,21 @@ def test_vgg_on_images_too_small_for_its_pooling_grid():
     assert found(model, torch.rand(2, 3, 32, 32)) == "features.27"
 
 
-def test_tokens_need_a_target_layer_and_a_reshape_transform():
+def test_tokens_of_a_layer_that_is_named():
+    """Read by themselves as with the reshape_transform that pytorch-grad-cam's users write."""
     torch.manual_seed(0)
-    model = torchvision.models.vit_b_16(image_size=32, num_classes=10).eval()
-    images = torch.rand(2, 3, 32, 32)
-    with pytest.raises(ValueError, match="pass target_layers"):
-        class_activation_map(model, images)
-    with pytest.raises(ValueError, match=r"gives \(2, 5, 768\).*pass reshape_transform"):
-        class_activation_map(model, images, target_layers="encoder.layers.encoder_layer_10")
+    model = torchvision.models.vit_b_16(image_size=64, num_classes=10).eval()
+    images, layer = torch.rand(2, 3, 64, 64), "encoder.layers.encoder_layer_10"
 
     def grid(tokens):
-        return tokens[:, 1:].reshape(len(tokens), 2, 2, -1).permute(0, 3, 1, 2)
+        return tokens[:, 1:].reshape(len(tokens), 4, 4, -1).permute(0, 3, 1, 2)
 
-    ours = class_activation_map(model, images, target_layers="encoder.layers.encoder_layer_10", reshape_transform=grid)
-    library = GradCAM(model, [model.encoder.layers.encoder_layer_10], reshape_transform=grid)
+    ours = class_activation_map(model, images, target_layers=layer)
+    assert torch.equal(ours, class_activation_map(model, images, target_layers=layer, reshape_transform=grid))
+    library = GradCAM(model, [model.get_submodule(layer)], reshape_transform=grid)
     torch.testing.assert_close(ours[:, 0], torch.from_numpy(library(images, None)), atol=1e-4, rtol=0)
+    theirs = class_activation_map(model, images, cam="GradCAM", target_layers=layer)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
 def test_names_with_prefixes_of_wrappers(digits_net, batch):
@@ -107,9 +107,9 @@ def test_the_layer_is_looked_for_once_and_said_once(digits_net, batch, caplog):
     with caplog.at_level(logging.INFO, logger="part_plugin"):
         for _ in range(2):
             assert resolve_target_layers(digits_net, None, batch[0]) == {"features": digits_net.features}
-    assert calls == [1]
+    assert calls == [5]  # an image, and it with each quadrant replaced
     assert [record.getMessage() for record in caplog.records] == [
-        "target_layers=None: 'features' of SmallNet is mapped"
+        "target_layers=None: 'features' of SmallNet is mapped, (N, C, h, w)"
     ]
 
 

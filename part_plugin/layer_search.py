@@ -1,0 +1,278 @@
+"""Which layer of a network to map: the last one where every position still has a say and nothing goes around it.
+
+One forward and one backward pass of five rows, once for a network and an image size: an image, and the image with each
+of its quadrants replaced by noise, which tells the layout. No name of an architecture is known here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .layouts import Layout, in_proportion, placement, quadrants_replaced, readings
+from .network.view import logits_of
+
+PLACED = 0.9
+"""Least share of positions in their place; trained and untrained token networks have 0.94 and more, chance is 0.5."""
+LEAD = 0.1
+"""By how much a reading must be better placed than any other."""
+
+
+class Call(NamedTuple):
+    """One call of a module: what it took and gave, (5, ...)."""
+
+    name: str
+    module: nn.Module
+    taken: Any
+    given: Tensor
+    """Still part of the graph."""
+    passed_on: Tensor
+    """The copy that the network goes on with, which may be changed in place."""
+
+
+class Trace(NamedTuple):
+    """All calls in the order in which they ended, the gradients there, and the graph's two ends."""
+
+    calls: list[Call]
+    gradients: list[Tensor | None]
+    logits: Tensor
+    rows: Tensor
+
+
+def find_layer(model: nn.Module, network: nn.Module, image: Tensor) -> tuple[str, Layout]:
+    """Return the name of the layer to map, and how its output lies.
+
+    Args:
+        model: the network, or a view of it, in eval mode.
+        network: the one whose modules are named.
+        image: (1, C, H, W).
+
+    Raises:
+        ValueError: there is none, or how it lies cannot be told.
+    """
+    trace = traced(model, network, image)
+    size = image.shape[2:]
+    calls = Counter(call.module for call in trace.calls)
+    for number in reversed(range(len(trace.calls))):
+        call, gradient = trace.calls[number], trace.gradients[number]
+        if not call.name or calls[call.module] > 1 or gradient is None or _is_no_map(call, trace.rows):
+            continue
+        options = [layout for layout in _readings(call, trace, size) if _has_signal(layout, gradient)]
+        if options and _cuts(call, trace):
+            return _decided(call, options, number, trace)
+    return _last_map(trace, network)
+
+
+def layout_of(model: nn.Module, network: nn.Module, image: Tensor, name: str) -> Layout:
+    """Return how the output of the module `name` lies; the other arguments are those of `find_layer`.
+
+    Raises:
+        ValueError: it cannot be told.
+    """
+    trace = traced(model, network, image)
+    call = next(call for call in reversed(trace.calls) if call.name == name)
+    return _placed(call, _readings(call, trace, image.shape[2:]), trace)
+
+
+def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
+    """Run the five rows of an `image` through a `model` and back; the arguments are those of `find_layer`."""
+    calls: list[Call] = []
+
+    def recorder(name: str) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
+            if not isinstance(output, Tensor) or not output.requires_grad:
+                return None
+            passed_on = output.clone()
+            calls.append(Call(name, module, inputs[0] if inputs else None, output, passed_on))
+            return passed_on
+
+        return hook
+
+    with ExitStack() as stack, torch.enable_grad():
+        stack.enter_context(_noise_for_zeros(network))
+        for name, module in network.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                stack.callback(module.register_forward_hook(recorder(name)).remove)
+        rows = quadrants_replaced(image).requires_grad_()
+        logits = logits_of(model, rows)
+        if not calls or not logits.requires_grad:
+            return Trace(calls, [None] * len(calls), logits, rows)
+        score = logits[:, int(logits[0].argmax())].sum()
+        gradients = torch.autograd.grad(score, [call.given for call in calls], retain_graph=True, allow_unused=True)
+    return Trace(calls, list(gradients), logits, rows)
+
+
+@contextmanager
+def _noise_for_zeros(network: nn.Module) -> Iterator[None]:
+    """Let matrices that are all zero, as some heads are at first, hold noise meanwhile: nothing passes a zero."""
+    zeros = [
+        (module, name, parameter)
+        for module in network.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.dim() > 1 and parameter.is_floating_point() and not parameter.any()
+    ]
+    try:
+        for module, name, parameter in zeros:
+            module._parameters[name] = nn.Parameter(0.02 * torch.randn_like(parameter), requires_grad=False)
+        yield
+    finally:
+        for module, name, parameter in zeros:
+            module._parameters[name] = parameter
+
+
+def _is_no_map(call: Call, rows: Tensor) -> bool:
+    """Whether a call gave the image itself, tokens through a matrix, or its input enlarged."""
+    given = call.given
+    linear = isinstance(call.module, nn.Linear)
+    return given.dim() not in (3, 4) or given.shape == rows.shape or linear or _enlarges(call)
+
+
+def _enlarges(call: Call) -> bool:
+    """Whether a module repeats its input, as adaptive pooling does on images smaller than its grid."""
+    taken, given = call.taken, call.given
+    both_maps = isinstance(taken, Tensor) and taken.dim() == given.dim() == 4
+    return both_maps and taken[0, 0].numel() < given[0, 0].numel()
+
+
+def _readings(call: Call, trace: Trace, size: torch.Size) -> list[Layout]:
+    shape = call.given.shape
+    found = [layout for layout in readings(shape, size, _grids(trace, size)) if layout.grid != (1, 1)]
+    if len(shape) == 3 and shape[1] == len(trace.rows):  # tokens first
+        flipped = readings(torch.Size([shape[1], shape[0], shape[2]]), size, _grids(trace, size))
+        found += [Layout("TNC", layout.grid, layout.prefix) for layout in flipped if layout.order == "NTC"]
+    return [layout for layout in found if shape[layout.order.index("N")] == len(trace.rows)]
+
+
+def _grids(trace: Trace, size: torch.Size) -> list[tuple[int, int]]:
+    shapes = [call.given.shape for call in trace.calls if call.given.dim() == 4]
+    grids = [grid for shape in shapes for grid in ((shape[2], shape[3]), (shape[1], shape[2]))]
+    return [grid for grid in grids if in_proportion(grid, size)]
+
+
+def _has_signal(layout: Layout, gradient: Tensor) -> bool:
+    """Whether, of tokens or channels last, in some row at least half of the positions, and of the channels, have a say.
+
+    Behind the last attention only a class token has one, in all of its channels, which might be read as positions.
+    """
+    says = layout(gradient) != 0
+    if layout.order == "NCHW":
+        return bool(says.any())
+    shares = says.any(1).flatten(1).double().mean(1), says.flatten(2).any(2).double().mean(1)
+    return bool(torch.minimum(*shares).max() >= 0.5)
+
+
+def _cuts(call: Call, trace: Trace) -> bool:
+    """Whether every way from the logits back to the image leads through a call."""
+    layer, stack, seen = call.given.grad_fn, [trace.logits.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node is layer or node in seen:
+            continue
+        if getattr(node, "variable", None) is trace.rows:
+            return False
+        seen.add(node)
+        stack += [parent for parent, _ in node.next_functions]
+    return layer is not None
+
+
+def _decided(call: Call, options: list[Layout], number: int, trace: Trace) -> tuple[str, Layout]:
+    layout = _placed(call, options, trace)
+    among_tokens = layout.order != "NCHW" or any(later.given.dim() == 3 for later in trace.calls[number + 1 :])
+    if among_tokens and 2 * number < len(trace.calls):
+        raise ValueError(_untold(call, f"it is module {number + 1} of {len(trace.calls)}, too early to decide"))
+    norm = _norm_behind(call, layout, trace) if "T" in layout.order else None
+    return (call if norm is None else norm).name, layout
+
+
+def _placed(call: Call, options: list[Layout], trace: Trace) -> Layout:
+    """Return the reading in which the positions lie where they answer to.
+
+    Raises:
+        ValueError: there is none, or another is about as good.
+    """
+    if len(options) == 1 and call.given.dim() == 4:
+        return options[0]
+    scores = sorted(((_placement(call, layout, trace), -n) for n, layout in enumerate(options)), reverse=True)
+    best, second = [*scores, (0.0, 0), (0.0, 0)][:2]
+    if best[0] - second[0] >= LEAD and (best[0] >= PLACED or call.given.dim() == 4):
+        return options[-best[1]]
+    if call.given.dim() == 4 and not any(_norm_of_last_dimension(each) for each in trace.calls):
+        return options[0]  # as wide as high as deep, in a network in which nothing is channels-last
+    raise ValueError(_untold(call, f"its best reading puts {best[0]:.0%} of the positions in their place"))
+
+
+def _placement(call: Call, layout: Layout, trace: Trace) -> float:
+    """Return how well the positions of a reading lie, in a call or in an earlier one that had them in the same order.
+
+    Tokens of a trained network know much of each other, but behind the embedding each is still of its own place.
+    """
+    best = placement(layout(call.given.detach()))
+    for earlier in trace.calls:
+        if best >= PLACED or earlier is call:
+            break
+        if earlier.given.shape == call.given.shape and earlier.given.grad_fn is not None:
+            placed = placement(layout(earlier.given.detach()))
+            if placed >= PLACED and _same_order(earlier, call, layout):
+                best = placed
+    return best
+
+
+def _same_order(earlier: Call, call: Call, layout: Layout) -> bool:
+    """Whether positions of a call depend most, for what all do, on the same positions of an earlier one."""
+    positions = layout(call.given)[0].flatten(1)  # (C, h * w) of the image itself
+    asked = torch.linspace(0, positions.shape[1] - 1, 16, device=positions.device).long().unique()
+    direction = torch.randn_like(positions[:, 0])
+    gradients = []
+    for position in asked:
+        score = positions[:, position] @ direction
+        (gradient,) = torch.autograd.grad(score, earlier.given, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            return False
+        gradients.append(layout(gradient)[0].flatten(1).norm(dim=0))
+    depends = torch.stack(gradients)
+    most = (depends / depends.mean(0)).argmax(1)
+    return bool((most == asked).double().mean() >= 0.75)
+
+
+def _norm_behind(call: Call, layout: Layout, trace: Trace) -> Call | None:
+    """Return the norm that reads exactly what a call gave, as the last block's first: what the block decides on."""
+    for other, gradient in zip(trace.calls, trace.gradients, strict=True):
+        reads = other.taken is call.passed_on and other.given.shape == call.given.shape
+        norm = reads and "norm" in type(other.module).__name__.lower()
+        if norm and gradient is not None and _has_signal(layout, gradient):
+            return other
+    return None
+
+
+def _norm_of_last_dimension(call: Call) -> bool:
+    return call.given.dim() == 4 and isinstance(call.module, nn.LayerNorm) and len(call.module.normalized_shape) == 1
+
+
+def _last_map(trace: Trace, network: nn.Module) -> tuple[str, Layout]:
+    """Return the last module with an (N, C, h, w) output, where no layer has it all.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for call in reversed(trace.calls):
+        shape = call.given.shape
+        if len(shape) == 3:
+            break  # what came before tokens is no longer where it is decided
+        if call.name and len(shape) == 4 and shape[2:].numel() > 1 and not _enlarges(call):
+            layouts = readings(shape, trace.rows.shape[2:])
+            if not layouts or layouts[0].order == "NCHW":
+                return call.name, Layout("NCHW", (shape[2], shape[3]))
+    raise ValueError(
+        f"target_layers=None: {type(network).__name__} has no module with an (N, C, h, w) output or tokens to map; "
+        "pass target_layers (and reshape_transform for tokens)"
+    )
+
+
+def _untold(call: Call, reason: str) -> str:
+    gives = f"gives {tuple(call.given.shape)} for {len(call.given)} images"
+    return f"layer {call.name!r} {gives}, whose layout cannot be told: {reason}; pass target_layers, reshape_transform"
