@@ -202,7 +202,7 @@ class PARTTrainerBase(Trainer):
         self._train(GeneratorBatches(generator, self._checked, self._share() is not None), None, **how)
 
     def _checked(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
-        images = images_of(x, self._classifier, self.clip)
+        images = images_of(x, self.clip)
         return images, labels_of(y, len(images), self._classifier.nb_classes)
 
     def _validation(self, data: Any) -> tuple[Tensor, Tensor] | None:

@@ -61,13 +61,13 @@ def test_the_clip_range_may_differ_by_channel():
     ("make", "error", "message"),
     [
         (
-            lambda net: net,
+            lambda net: "a network",
             EstimatorError,
             "PixelProjectedGradientDescent requires an estimator derived from "
             "<class 'art.estimators.estimator.BaseEstimator'> and "
             "<class 'art.estimators.estimator.LossGradientsMixin'> and "
             "<class 'art.estimators.classification.pytorch.PyTorchClassifier'>, the provided classifier is an instance "
-            f"of {SmallNet} and is derived from (<class 'torch.nn.modules.module.Module'>,).",
+            "of <class 'str'> and is derived from (<class 'object'>,).",
         ),
         (
             lambda net: classify(net, clip_values=None),
