@@ -112,8 +112,6 @@ class PixelEvasionBase(EvasionAttack):
         self.follow()
         self._check_params()
         classifier = self.estimator
-        if isinstance(y, np.ndarray) and y.shape == ():  # what ART makes of a None that is given by position
-            y = y.item()
         if y is None and self.targeted:
             raise ValueError("y=None is not allowed for a targeted attack; pass the target classes")
         images = images_of(x, self.clip)

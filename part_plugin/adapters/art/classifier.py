@@ -45,7 +45,7 @@ def check_classifier(classifier: Any, owner: type, clip: Any = None) -> None:
             "give it to PyTorchClassifier, or clip=(smallest, largest) to this"
         )
     if clip is not None and classifier.clip_values is not None and not same_range(clip, classifier.clip_values):
-        raise ValueError(f"clip={clip} does not go with clip_values={classifier.clip_values} of the classifier")
+        raise ValueError(f"clip={clip} is another range than the clip_values of the classifier; leave it out")
     if not classifier.channels_first:
         raise ValueError("channels_first=False is not supported; images of shape (N, C, H, W) are needed")
     if classifier.use_amp:

@@ -46,7 +46,7 @@ def numbers_of(name: str, values: Any, needed: str) -> npt.NDArray[np.float32]:
         raise TypeError(f"{name} is {given}; an array of {needed} is needed")
     if values.dtype.kind not in "fiu":
         raise TypeError(f"{name} is an array of {values.dtype}; one of numbers is needed")
-    return values.astype(ART_NUMPY_DTYPE)
+    return values.astype(ART_NUMPY_DTYPE, order="C")
 
 
 def labels_of(y: Any, n: int, nb_classes: int) -> Tensor:

@@ -121,7 +121,7 @@ class PARTTrainerBase(Trainer):
             raise ValueError(f"attacks is a {type(attacks).__name__}; an ART EvasionAttack or a list of them is needed")
         self.attacks = [self._lifted(attack, eps_low=eps_low, budget=budget, **options) for attack in listed]
         self.log_path = log_path
-        self._progress = Progress(self._name, listed, self._new_part)
+        self._progress = Progress(self._name, [attack.origin for attack in self.attacks], self._new_part)
 
     @property
     def epoch(self) -> int:

@@ -64,7 +64,7 @@ class PixelEvasionAttack(PixelEvasionBase):
             ValueError: An attack or a budget that is not allowed; the sentence names it.
         """
         if not isinstance(attack, EvasionAttack):
-            raise TypeError(f"attack is a {type(attack).__name__}; an ART EvasionAttack is needed")
+            raise TypeError(f"attack is {kind_of(attack)}; an ART EvasionAttack is needed")
         if isinstance(attack, PixelEvasionBase):
             raise ValueError(f"attack is a {type(attack).__name__}, which has a budget per pixel already")
         check_classifier(attack.estimator, type(self), clip)
@@ -199,3 +199,8 @@ class _Gate(PreprocessorPyTorch):
 def linf_radius(attack: EvasionAttack) -> float:
     """Return eps of an attack if it can be given a budget per pixel; see `check_linf`."""
     return check_linf(getattr(attack, "norm", None), getattr(attack, "eps", None), type(attack).__name__)
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is that is no attack, for a message."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
