@@ -266,8 +266,7 @@ MISTAKES = [
         "grey images for a network of colours",
         lambda: PixelEvasionAttack(FastGradientMethod(COLOUR, eps=0.1)).generate(X),
         ValueError,
-        "images have shape (1, 1, 8, 8), that is 1 channels; the model takes 3: "
-        "images.expand(-1, 3, -1, -1) repeats a grey one",
+        "images have shape (1, 1, 8, 8), one channel; the model takes 3: images.expand(-1, 3, -1, -1)",
     ),
     Mistake(
         "pictures as bytes",
@@ -309,7 +308,8 @@ MISTAKES = [
         "one image without its batch",
         lambda: PIXEL.generate(X[0]),
         ValueError,
-        "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed: images[None] makes a batch of one image",
+        "images have shape (1, 8, 8); (N, C, H, W) with N >= 1 is needed: images[None] for one image, "
+        "images[:, None] for grey ones",
     ),
     Mistake(
         "an empty batch",

@@ -174,7 +174,7 @@ class TrainingLoop:
 
 @contextmanager
 def modes_kept_in_trouble(model: nn.Module) -> Iterator[None]:
-    """Put every submodule back in the mode that it was in if an exception passes."""
+    """Put every submodule of `model` back in the mode that it was in if an exception passes."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield

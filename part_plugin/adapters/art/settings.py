@@ -74,5 +74,5 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return a scalar of numpy as a number of Python, which is what ART asks for, and anything else as it is."""
+    """Return a `value` that is a scalar of numpy as a number of Python, as ART asks for, and any other as it is."""
     return value.item() if isinstance(value, np.generic) else value
