@@ -324,3 +324,15 @@ def test_the_first_fit_decides_how_long_a_quarter_is(dataset):
     for _ in range(2):
         trainer.fit(dataset[0][:20], dataset[1][:20], nb_epochs=8, verbose=False)
     assert trainer.attacks[0].budget.images == 14 * 20
+
+
+def test_a_scheduler_of_another_optimizer_is_warned_of(dataset):
+    classifier = fresh()
+    scheduler = torch.optim.lr_scheduler.StepLR(fresh().optimizer, 1)
+    with pytest.warns(UserWarning, match="optimizer") as caught:
+        PARTTrainer(classifier, pgd(classifier)).fit(
+            dataset[0][:32], dataset[1][:32], nb_epochs=1, scheduler=scheduler, verbose=False
+        )
+    assert [str(warning.message) for warning in caught if warning.filename == __file__] == [
+        "scheduler changes the learning rate of another optimizer than the classifier's, so it takes no effect"
+    ]
