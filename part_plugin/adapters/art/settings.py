@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from art.attacks.attack import EvasionAttack
 
+FOLLOWED = ("norm", "eps", "eps_step", "max_iter", "targeted", "num_random_init", "batch_size", "decay", "random_eps")
+"""Settings of ART's PGD that are taken over where they are changed."""
+
 
 @contextmanager
 def all_or_nothing(*objects: Any) -> Iterator[None]:
