@@ -162,8 +162,6 @@ class TrainingLoop:
     def _finish_epoch(self, record: dict[str, float], scheduler: Any, bar: tqdm[Any]) -> None:
         bar.set_postfix(shown(self.progress.history))
         logger.info(" ".join(f"{k}: {v:.4g}" for k, v in record.items()))
-        if record["zero_gradient"] > 0.01:
-            logger.warning("%.0f%% of the samples gave the attack no gradient", 100 * record["zero_gradient"])
         if self.log_path is not None and not self.progress.logged(self.log_path, record):
             append_line("log", self.log_path, record)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
