@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ...budget import Budget, set_radius
 from ...checks import Clip, check_eps_pair
+from ...mismatch import explained
 from ...network.isolation import isolated
 from ...network.view import logits_of
 from ...pixel_budget import make_budget
@@ -111,17 +112,16 @@ class PixelEvasionBase(EvasionAttack):
         self.follow()
         self._check_params()
         classifier = self.estimator
-        if isinstance(y, np.ndarray) and y.shape == ():  # what ART makes of a None that is given by position
-            y = y.item()
         if y is None and self.targeted:
             raise ValueError("y=None is not allowed for a targeted attack; pass the target classes")
-        images = images_of(x, classifier, self.clip)
+        images = images_of(x, self.clip)
         labels = None if y is None else labels_of(y, len(images), classifier.nb_classes)
         allowed = None if mask is None else torch.as_tensor(_as_large_as(x, mask) != 0)
         adv = np.empty(images.shape, ART_NUMPY_DTYPE)
         size = self._rows_at_once(len(images))
         name = f"{type(self).__name__} - Batches"
-        with isolated(classifier_view(classifier), images[:1].to(classifier.device)) as view:
+        whole, first = classifier_view(classifier), images[:1].to(classifier.device)
+        with explained(whole, first), isolated(whole, first) as view:
             images = images.clone()  # also tensors made under inference_mode will do
             labels = None if labels is None else labels.clone()
             for begin in tqdm(range(0, len(images), size), desc=name, leave=False, disable=not self.verbose or None):

@@ -37,7 +37,7 @@ class ArrayBatches:
         if self.number == 0:
             raise ValueError(f"batch_size={batch_size} and drop_last=True leave no batch of {len(images)} samples")
         self.order = np.arange(len(images))
-        self.fingerprint = zlib.crc32(labels.numpy().data, zlib.crc32(images.numpy().data))
+        self.fingerprint = zlib.crc32(labels.contiguous().numpy().data, zlib.crc32(images.contiguous().numpy().data))
         self.images, self.labels = (where_it_fits(tensor, device) for tensor in (images, labels))
 
     def __len__(self) -> int:

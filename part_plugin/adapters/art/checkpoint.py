@@ -136,8 +136,8 @@ class FitCheckpoint:
 
 def settings_of(attack: EvasionAttack) -> dict[str, Any]:
     """Return the settings of an attack that curricula change."""
-    names = [name for name in ("eps", "eps_step", "max_iter") if name in attack.attack_params]
-    return {name: value for name in names if isinstance(value := plain(getattr(attack, name)), (int, float))}
+    found = {name: plain(getattr(attack, name, None)) for name in ("eps", "eps_step", "max_iter")}
+    return {name: value for name, value in found.items() if isinstance(value, (int, float))}
 
 
 def random_state() -> dict[str, Any]:

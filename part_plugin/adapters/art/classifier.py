@@ -45,7 +45,7 @@ def check_classifier(classifier: Any, owner: type, clip: Any = None) -> None:
             "give it to PyTorchClassifier, or clip=(smallest, largest) to this"
         )
     if clip is not None and classifier.clip_values is not None and not same_range(clip, classifier.clip_values):
-        raise ValueError(f"clip={clip} does not go with clip_values={classifier.clip_values} of the classifier")
+        raise ValueError(f"clip={clip} is another range than the clip_values of the classifier; leave it out")
     if not classifier.channels_first:
         raise ValueError("channels_first=False is not supported; images of shape (N, C, H, W) are needed")
     if classifier.use_amp:
@@ -106,7 +106,11 @@ def preprocessed_to_fit(classifier: PyTorchClassifier, images: Tensor, labels: T
 
 
 def one_hot(labels: Tensor, nb_classes: int) -> Tensor:
-    """Return labels, class indices (N,) or probabilities (N, K), in the form that ART wants, float32 (N, K)."""
+    """Return labels in the form that ART wants, float32 (N, K).
+
+    :param labels: Class indices (N,) or probabilities (N, K).
+    :param nb_classes: K.
+    """
     return labels if labels.dim() == 2 else F.one_hot(labels, nb_classes).float()
 
 
@@ -132,5 +136,8 @@ def classifier_clip(classifier: PyTorchClassifier, clip: Any = None) -> Clip:
 
 
 def same_range(one: Any, other: Any) -> bool:
-    """Return whether two ranges of images have the same bounds."""
+    """Return whether two ranges of images have the same bounds.
+
+    :param one, other: Smallest and largest pixel value, numbers or arrays.
+    """
     return all(np.array_equal(np.asarray(a, float), np.asarray(b, float)) for a, b in zip(one, other, strict=True))

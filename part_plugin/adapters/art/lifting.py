@@ -9,11 +9,10 @@ from art.attacks.evasion import BasicIterativeMethod, ProjectedGradientDescent, 
 
 from .base import PixelEvasionBase
 from .pgd import PixelProjectedGradientDescent
-from .settings import Watched
-from .wrapper import PixelEvasionAttack, linf_radius
+from .settings import FOLLOWED, Watched
+from .wrapper import PixelEvasionAttack, kind_of, linf_radius
 
 _PLAIN = (ProjectedGradientDescent, ProjectedGradientDescentPyTorch, BasicIterativeMethod)
-_FOLLOWED = ("norm", "eps", "eps_step", "max_iter", "targeted", "num_random_init", "batch_size", "decay", "random_eps")
 
 
 def lift(attack: Any, **options: Any) -> PixelEvasionBase:
@@ -35,9 +34,9 @@ def lift(attack: Any, **options: Any) -> PixelEvasionBase:
             raise ValueError(f"{given[0]} does not go with {type(attack).__name__}, which has a budget already")
         return attack
     if not isinstance(attack, EvasionAttack):
-        raise TypeError(f"attacks holds a {type(attack).__name__}; ART EvasionAttack instances are needed")
+        raise TypeError(f"attacks holds {kind_of(attack)}; ART EvasionAttack instances are needed")
     linf_radius(attack)  # by the name that the user knows it under
-    watched = Watched(attack, _FOLLOWED)
+    watched = Watched(attack, FOLLOWED)
     settings = watched.read()
     if type(attack) not in _PLAIN or settings["decay"] is not None or settings["random_eps"]:
         return PixelEvasionAttack(attack, **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,8 +108,6 @@ class TrainingLoop:
             classifier.optimizer.zero_grad()
             outputs.loss.backward()
             classifier.optimizer.step()
-            if tally.seen == 0 and bar.n == 0:
-                warn_of_probabilities(outputs.adv_logits)
             tally.add(outputs, classes_of(y))
             if not bar.disable and bar.n % 10 == 0:  # to read the numbers a GPU must be waited for
                 bar.set_postfix(shown(self.progress.history) | tally.shown())
@@ -165,12 +162,6 @@ class TrainingLoop:
     def _finish_epoch(self, record: dict[str, float], scheduler: Any, bar: tqdm[Any]) -> None:
         bar.set_postfix(shown(self.progress.history))
         logger.info(" ".join(f"{k}: {v:.4g}" for k, v in record.items()))
-        if record["no_signal"] > 0.05:
-            logger.warning(
-                "%.0f%% of the maps had no signal; those samples kept the full eps", 100 * record["no_signal"]
-            )
-        if record["zero_gradient"] > 0.01:
-            logger.warning("%.0f%% of the samples gave the attack no gradient", 100 * record["zero_gradient"])
         if self.log_path is not None and not self.progress.logged(self.log_path, record):
             append_line("log", self.log_path, record)
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -181,7 +172,7 @@ class TrainingLoop:
 
 @contextmanager
 def modes_kept_in_trouble(model: nn.Module) -> Iterator[None]:
-    """Put every submodule back in the mode that it was in if an exception passes."""
+    """Put every submodule of `model` back in the mode that it was in if an exception passes."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -189,14 +180,6 @@ def modes_kept_in_trouble(model: nn.Module) -> Iterator[None]:
         for module, training in modes:
             module.training = training
         raise
-
-
-def warn_of_probabilities(logits: Tensor) -> None:
-    """Warn of a network whose outputs (N, K) are probabilities, of which a softmax is taken again."""
-    rows = logits.detach().double()
-    if rows.shape[1] > 1 and bool((rows >= 0).all() and ((rows.sum(1) - 1).abs() < 1e-3).all()):
-        message = "the model returns probabilities; logits are needed, without a softmax at its end"
-        warnings.warn(message, stacklevel=2)
 
 
 def hits_of(logits: Tensor, labels: Tensor) -> int:

@@ -60,13 +60,13 @@ class Progress:
         self._data = data
 
     def begin(self, burn_in: int | None, nb_epochs: int) -> None:
-        """Begin a fit; the first one decides the burn-in.
+        """Begin a fit; the first one that trains decides the burn-in.
 
         :param burn_in: Number of first epochs with eps everywhere; default a quarter of this fit.
         :param nb_epochs: Number of epochs of this fit.
         """
         burn_in = nb_epochs // 4 if burn_in is None else burn_in
-        if not self.parts:
+        if not self.history:
             self.parts = [self.new_part(number, burn_in=burn_in) for number in range(len(self.attacks))]
             self._settings = {
                 "method": f"{self.name} {self.parts[0].objective}",

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from art.attacks.attack import EvasionAttack
 
+FOLLOWED = ("norm", "eps", "eps_step", "max_iter", "targeted", "num_random_init", "batch_size", "decay", "random_eps")
+"""Settings of ART's PGD that are taken over where they are changed."""
+
 
 @contextmanager
 def all_or_nothing(*objects: Any) -> Iterator[None]:
@@ -74,5 +77,5 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return a scalar of numpy as a number of Python, which is what ART asks for, and anything else as it is."""
+    """Return a `value` that is a scalar of numpy as a number of Python, as ART asks for, and any other as it is."""
     return value.item() if isinstance(value, np.generic) else value

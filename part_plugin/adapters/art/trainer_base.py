@@ -121,7 +121,7 @@ class PARTTrainerBase(Trainer):
             raise ValueError(f"attacks is a {type(attacks).__name__}; an ART EvasionAttack or a list of them is needed")
         self.attacks = [self._lifted(attack, eps_low=eps_low, budget=budget, **options) for attack in listed]
         self.log_path = log_path
-        self._progress = Progress(self._name, listed, self._new_part)
+        self._progress = Progress(self._name, [attack.origin for attack in self.attacks], self._new_part)
 
     @property
     def epoch(self) -> int:
@@ -202,7 +202,7 @@ class PARTTrainerBase(Trainer):
         self._train(GeneratorBatches(generator, self._checked, self._share() is not None), None, **how)
 
     def _checked(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
-        images = images_of(x, self._classifier, self.clip)
+        images = images_of(x, self.clip)
         return images, labels_of(y, len(images), self._classifier.nb_classes)
 
     def _validation(self, data: Any) -> tuple[Tensor, Tensor] | None:

@@ -22,7 +22,7 @@ from ...pixel_budget import BudgetOptions, make_budget
 from .base import PixelEvasionBase, check_linf
 from .bound import BoundAttack
 from .classifier import REQUIREMENTS, check_classifier, one_hot
-from .settings import Watched, parts_of, plain
+from .settings import FOLLOWED, Watched, parts_of, plain
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,7 +64,7 @@ class PixelEvasionAttack(PixelEvasionBase):
             ValueError: An attack or a budget that is not allowed; the sentence names it.
         """
         if not isinstance(attack, EvasionAttack):
-            raise TypeError(f"attack is a {type(attack).__name__}; an ART EvasionAttack is needed")
+            raise TypeError(f"attack is {kind_of(attack)}; an ART EvasionAttack is needed")
         if isinstance(attack, PixelEvasionBase):
             raise ValueError(f"attack is a {type(attack).__name__}, which has a budget per pixel already")
         check_classifier(attack.estimator, type(self), clip)
@@ -78,7 +78,7 @@ class PixelEvasionAttack(PixelEvasionBase):
         self._radius = check_within("eps", linf_radius(attack), self.clip)
         self.budget = make_budget(self._radius, eps_low, budget, **options)
         self._follows_eps = budget is None
-        self._eps = Watched(attack, ("eps",))
+        self._watched = self._watch()
         super().__init__(estimator=attack.estimator)
         self._check_params()
         self.verbose = False
@@ -113,17 +113,20 @@ class PixelEvasionAttack(PixelEvasionBase):
 
     def follow(self) -> None:
         """Take over an eps that was changed on the wrapped attack, all of whose other settings are its own anyway."""
-        self._eps.follow(self._follow_eps)
+        self._watched.follow(self._follow)
 
-    def _follow_eps(self, eps: float) -> None:
-        if getattr(self.attack, "random_eps", False):
-            return  # the attack draws it anew for every batch, from those up to our radius
+    def _watch(self) -> Watched:
+        return Watched(self.attack, FOLLOWED if hasattr(self.attack, "_attack") else ("eps",))
+
+    def _follow(self, **changed: Any) -> None:
         check_within("eps", check_number("eps", linf_radius(self.attack)), self.clip)
-        if self._follows_eps:
-            set_radius(self.budget, "eps", plain(eps))
+        random = getattr(self.attack, "random_eps", False)  # drawn anew for every batch, from those up to our radius
+        if "eps" in changed and not random:
+            if self._follows_eps:
+                set_radius(self.budget, "eps", plain(changed["eps"]))
+            self._radius = float(changed["eps"])
         if hasattr(self.attack, "_attack"):
-            self.attack.set_params(eps=eps)  # a changed attribute does not reach the one that does its work
-        self._radius = float(eps)
+            self.attack.set_params(**changed)  # a changed attribute does not reach the one that does its work
 
     @property
     def eps(self) -> float:
@@ -135,7 +138,7 @@ class PixelEvasionAttack(PixelEvasionBase):
         value = check_within("eps", check_number("eps", value), self.clip)
         set_radius(self.budget, "eps", value)
         self.attack.set_params(eps=value)
-        self._radius, self._eps = value, Watched(self.attack, ("eps",))
+        self._radius, self._watched = value, self._watch()
 
     @property
     def batch_size(self) -> int:
@@ -199,3 +202,8 @@ class _Gate(PreprocessorPyTorch):
 def linf_radius(attack: EvasionAttack) -> float:
     """Return eps of an attack if it can be given a budget per pixel; see `check_linf`."""
     return check_linf(getattr(attack, "norm", None), getattr(attack, "eps", None), type(attack).__name__)
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is that is no attack, for a message."""
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

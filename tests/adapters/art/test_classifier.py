@@ -1,15 +1,18 @@
 """What is asked of ART's classifier, and what is refused."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from adapters.art.helpers import classify
+from art.attacks.evasion import FastGradientMethod
 from art.defences.preprocessor import FeatureSqueezing
 from art.exceptions import EstimatorError
 from conftest import SmallNet
 from torch import nn
 
-from part_plugin import PixelEvasionAttack, PixelProjectedGradientDescent
+from part_plugin import PARTTrainer, PARTTrainerTRADES, PixelEvasionAttack, PixelProjectedGradientDescent
 from part_plugin.adapters.art.classifier import (
     classifier_clip,
     classifier_criterion,
@@ -61,13 +64,13 @@ def test_the_clip_range_may_differ_by_channel():
     ("make", "error", "message"),
     [
         (
-            lambda net: net,
+            lambda net: "a network",
             EstimatorError,
             "PixelProjectedGradientDescent requires an estimator derived from "
             "<class 'art.estimators.estimator.BaseEstimator'> and "
             "<class 'art.estimators.estimator.LossGradientsMixin'> and "
             "<class 'art.estimators.classification.pytorch.PyTorchClassifier'>, the provided classifier is an instance "
-            f"of {SmallNet} and is derived from (<class 'torch.nn.modules.module.Module'>,).",
+            "of <class 'str'> and is derived from (<class 'object'>,).",
         ),
         (
             lambda net: classify(net, clip_values=None),
@@ -106,3 +109,40 @@ def test_what_is_no_attack():
     with pytest.raises(TypeError) as caught:
         PixelEvasionAttack("PGD")
     assert str(caught.value) == "attack is a str; an ART EvasionAttack is needed"
+
+
+CLIPPED = {
+    "PGD": lambda c, **o: PixelProjectedGradientDescent(
+        c, eps=1.0, eps_step=0.5, max_iter=3, num_random_init=1, verbose=False, **o
+    ),
+    "FGM": lambda c, **o: PixelEvasionAttack(FastGradientMethod(c, eps=1.0), **o, eps_low=1.0),  # which clips itself
+}
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_a_clip_stands_in_for_clip_values(digits_net, arrays, name):
+    """Of attacks and trainers, which clip as those of a classifier with clip_values do."""
+    x, y = 4 * arrays[0] - 1, arrays[1]
+    found = []
+    for clip_values, clip in (((-1.0, 3.0), None), (None, (-1, 3)), ((-1.0, 3.0), (-1, 3))):
+        classifier = classify(copy.deepcopy(digits_net), clip_values=clip_values, preprocessing=(-1.0, 4.0))
+        np.random.seed(0)
+        torch.manual_seed(0)
+        adv = CLIPPED[name](classifier, clip=clip).generate(x, y)
+        trainer = PARTTrainer(classifier, CLIPPED[name](classifier, clip=clip), clip=clip)
+        trainer.fit(x, y, nb_epochs=1, validation_data=(x, y), verbose=False)
+        attack = FastGradientMethod(classifier, eps=1.0)
+        PARTTrainerTRADES(classifier, attack, clip=clip, eps_low=1.0).fit(x, y, nb_epochs=1, verbose=False)
+        found.append((torch.from_numpy(adv), *classifier.model.state_dict().values()))
+    assert float(found[0][0].min()) == -1
+    assert 2 < float(found[0][0].max()) <= 3
+    for each in found[1:]:
+        assert all(map(torch.equal, found[0], each))
+
+
+def test_clip_values_that_are_changed_are_followed(digits_net, arrays):
+    classifier = classify(digits_net)
+    attack = CLIPPED["PGD"](classifier)
+    assert attack.generate(*arrays).max() == 1
+    classifier.set_params(clip_values=(np.zeros((1, 8, 8)), np.full((1, 8, 8), 2.0)))
+    assert 1 < attack.generate(*arrays).max() <= 2

@@ -3,18 +3,22 @@
 import json
 import logging
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from adapters.art.helpers import EPS, Terminal, classify, fresh, pgd
-from conftest import SmallNet
+from art.attacks.evasion import FastGradientMethod
+from conftest import SmallNet, assert_untouched, snapshot
 from torch import nn
 
 from part_plugin import (
     AT,
     PART,
     PARTTrainer,
+    PARTTrainerMART,
+    PARTTrainerTRADES,
     evaluate,
 )
 from part_plugin.adapters.art.classifier import classifier_view
@@ -134,8 +138,9 @@ def test_maps_without_signal_are_reported(dataset, caplog):
     trainer = PARTTrainer(classifier, pgd(classifier), burn_in=0)
     trainer.fit(dataset[0][:64], dataset[1][:64], nb_epochs=1, verbose=False)
     assert trainer.history[0]["no_signal"] == 1
-    assert [record.message for record in caplog.records if record.name == LOOP and "maps" in record.message] == [
-        "100% of the maps had no signal; those samples kept the full eps"
+    assert [record.message for record in caplog.records if "maps" in record.message] == [
+        "100% of the maps had no signal (32 of 32, cam=gradcam at 'features'); "
+        "those images keep the full eps everywhere"
     ]
 
 
@@ -149,8 +154,8 @@ def test_a_model_that_masks_its_gradient_is_reported(dataset, caplog):
     trainer = PARTTrainer(classifier, pgd(classifier), burn_in=0)
     trainer.fit(dataset[0][:64], dataset[1][:64], nb_epochs=1, verbose=False)
     assert trainer.history[0]["zero_gradient"] == 1
-    assert [record.message for record in caplog.records if record.name == LOOP and "gave" in record.message] == [
-        "100% of the samples gave the attack no gradient"
+    assert [record.message for record in caplog.records if "gave" in record.message] == [
+        "100% of the samples gave the attack no gradient to follow"
     ]
 
 
@@ -179,3 +184,155 @@ def test_every_epoch_leaves_a_line_of_json(dataset, tmp_path):
     assert set(lines[0]) == {"epoch", "lr", "loss", "adv_accuracy", "no_signal", "zero_gradient", "seconds"}
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert set(last) == {*lines[0], "val_natural", "val_pgd10"}
+
+
+class Failing(SmallNet):
+    """Fails at a pass of a certain number, also through a replica, which shares the list."""
+
+    def __init__(self):
+        super().__init__()
+        self.left = [-1]
+
+    def forward(self, x):
+        self.left[0] -= 1
+        if self.left[0] == 0:
+            raise ArithmeticError
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("make", [PARTTrainer, PARTTrainerTRADES, PARTTrainerMART])
+@pytest.mark.parametrize("kind", [pgd, lambda c, **o: FastGradientMethod(c, eps=EPS)])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_modes_gradients_flags_and_hooks_are_as_before_whatever_pass_fails(dataset, make, kind, foreign):
+    """Of the network that is trained, and of that which is attacked; also after a fit that comes through."""
+    x, y = dataset[0][:24], dataset[1][:24]
+    net, other = Failing().train(), Failing().train()
+    for each in (net, other):
+        each.features[1].eval()
+        each.features[0].weight.requires_grad_(False)
+        nn.functional.cross_entropy(each(torch.from_numpy(x)), torch.from_numpy(y)).backward()
+    classifier = classify(net)
+    theirs = classify(other) if foreign else classifier
+    attack = kind(theirs, max_iter=1)
+    trainer = make(classifier, attack, burn_in=0)
+    before = [snapshot(each.model) for each in (classifier, theirs)]
+    for failing in {id(net): net, id(attack.estimator.model): attack.estimator.model}.values():
+        for passes in range(1, 99):
+            failing.left[0] = passes
+            modes = [module.training for module in net.modules()]
+            try:
+                trainer.fit(x, y, batch_size=12, nb_epochs=1, verbose=False, validation_data=(x, y))
+            except ArithmeticError:
+                assert [module.training for module in net.modules()] == modes
+            else:
+                break
+            finally:
+                for each, was in zip((classifier, theirs), before, strict=True):
+                    found = snapshot(each.model)
+                    assert all(found[name] == was[name] for name in ("hooks", "requires_grad", "grad_objects"))
+                assert len(classifier.preprocessing_operations) == len(theirs.preprocessing_operations) == 1
+            net.train()
+        assert 2 < passes < 98
+    if foreign:
+        assert_untouched(other, before[1])
+
+
+def test_a_log_that_cannot_be_written_later_leaves_the_modes(dataset, tmp_path):
+    class Removes(torch.optim.lr_scheduler.StepLR):
+        def step(self, *args):
+            super().step(*args)
+            if self.last_epoch == 1:
+                (tmp_path / "log.jsonl").unlink()
+                (tmp_path / "log.jsonl").mkdir()
+
+    classifier = fresh()
+    classifier.model.train()
+    classifier.model.features[1].eval()
+    before = [module.training for module in classifier.model.modules()]
+    trainer = PARTTrainer(classifier, pgd(classifier), burn_in=0, log_path=tmp_path / "log.jsonl")
+    with pytest.raises(IsADirectoryError):
+        trainer.fit(
+            dataset[0][:32], dataset[1][:32], nb_epochs=3, scheduler=Removes(classifier.optimizer, 1), verbose=False
+        )
+    assert [module.training for module in classifier.model.modules()] == before
+    assert trainer.epoch == len(trainer.history) == 2  # the second was trained, if not logged
+
+
+def test_a_log_is_tried_before_training(dataset, tmp_path):
+    (tmp_path / "file").touch()
+    classifier = fresh()
+    weights = classifier.model.head.weight.detach().clone()
+    for path in (tmp_path, tmp_path / "file" / "log.jsonl"):
+        with pytest.raises(OSError, match="log "):
+            PARTTrainer(classifier, pgd(classifier), log_path=path).fit(*dataset, nb_epochs=1, verbose=False)
+    assert torch.equal(classifier.model.head.weight, weights)
+    path = tmp_path / "new" / "log.jsonl"
+    failing = classify(Failing())
+    failing.model.left[0] = 1
+    trainer = PARTTrainer(failing, pgd(failing), log_path=path)
+    with pytest.raises(ArithmeticError):
+        trainer.fit(*dataset, nb_epochs=1, verbose=False)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("burn_in", [0, 2, 3, 5])
+def test_epochs_are_counted_on_over_calls_of_fit(dataset, burn_in):
+    """A loop of fits of one epoch each: as one by hand in which PART is told the epoch, burn-in and masks included."""
+    x, y = dataset[0][:40], dataset[1][:40]
+    classifier = fresh()
+    trainer = PARTTrainer(classifier, pgd(classifier, num_random_init=0), 1.0, burn_in=burn_in, mask_every=2)
+    seen = []
+    lifted = trainer.attacks[0]
+    weights = lifted.budget.weights
+    lifted.budget.weights = lambda *arguments: seen.append(trainer.epoch) or weights(*arguments)
+    for epoch in range(6):
+        assert trainer.epoch == epoch
+        trainer.fit(x, y, batch_size=40, nb_epochs=1, verbose=False)
+    assert [record["epoch"] for record in trainer.history] == list(range(6))
+    assert seen == list(range(burn_in, 6, 2))  # in one batch; every other epoch remembers the masks
+
+
+def test_masks_of_other_images_are_forgotten(dataset):
+    classifier = fresh()
+    trainer = PARTTrainer(classifier, pgd(classifier, max_iter=1), 1.0, burn_in=0, mask_every=9)
+    for begin, made in ((0, 40), (0, 40), (40, 80), (0, 120)):
+        trainer.fit(dataset[0][begin : begin + 40], dataset[1][begin : begin + 40], nb_epochs=1, verbose=False)
+        assert trainer.attacks[0].budget.images == made
+
+
+def test_a_fit_that_is_all_burn_in_is_warned_of_but_in_a_loop(dataset):
+    x, y = dataset[0][:32], dataset[1][:32]
+    classifier = fresh()
+    trainer = PARTTrainer(classifier, pgd(classifier, max_iter=1), burn_in=3)
+    with pytest.warns(UserWarning, match="burn_in") as caught:
+        trainer.fit(x, y, nb_epochs=2, verbose=False)
+    assert [str(warning.message) for warning in caught] == [
+        "burn_in=3 covers all of the 2 epochs so far, which have eps everywhere, as plain adversarial training; "
+        "PART begins where fit goes on after it"
+    ]
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.fit(x, y, nb_epochs=1, verbose=False)
+        trainer.fit(x, y, nb_epochs=2, verbose=False)
+    assert trainer.attacks[0].budget.images > 0
+
+
+def test_the_first_fit_decides_how_long_a_quarter_is(dataset):
+    classifier = fresh()
+    trainer = PARTTrainer(classifier, pgd(classifier, max_iter=1), 1.0)
+    for _ in range(2):
+        trainer.fit(dataset[0][:20], dataset[1][:20], nb_epochs=8, verbose=False)
+    assert trainer.attacks[0].budget.images == 14 * 20
+
+
+def test_a_scheduler_of_another_optimizer_is_warned_of(dataset):
+    classifier = fresh()
+    scheduler = torch.optim.lr_scheduler.StepLR(fresh().optimizer, 1)
+    with pytest.warns(UserWarning, match="optimizer") as caught:
+        PARTTrainer(classifier, pgd(classifier)).fit(
+            dataset[0][:32], dataset[1][:32], nb_epochs=1, scheduler=scheduler, verbose=False
+        )
+    assert [str(warning.message) for warning in caught if warning.filename == __file__] == [
+        "scheduler changes the learning rate of another optimizer than the classifier's, so it takes no effect"
+    ]
