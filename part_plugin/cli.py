@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from .stopping import exiting_when_stopped, raise_on_sigterm
+from .stopping import exiting_when_stopped, stop_on_signals
 
 
 def main() -> None:
     """Run the command: a mistake is one line and exit code 2; Ctrl-C and SIGTERM are one line, 130 and 143."""
     with exiting_when_stopped():
-        raise_on_sigterm()
+        stop_on_signals()
         try:
             from .commands import app  # which takes seconds
 

@@ -52,9 +52,11 @@ def plot_budgets(models: dict[str, nn.Module], images: Tensor, labels: Tensor, b
         part = PART(budget=budget, alpha=budget.eps / 4, burn_in=0, seed=0)
         moved = (part.perturb(model, images, labels) - images).mean(1)
         at = axes[:, 1 + 3 * number : 4 + 3 * number].T
-        _column(at[0], f"{name}:\nmap", maps[:, 0], vmin=0, vmax=1, cmap="inferno")
-        far = _column(at[1], f"{name}:\nbudget", radii[:, 0], vmin=0, vmax=budget.eps, cmap="viridis")
-        change = _column(at[2], f"{name}:\nperturbation", moved, vmin=-budget.eps, vmax=budget.eps, cmap="coolwarm")
+        _column(at[0], f"{_plain(name)}:\nmap", maps[:, 0], vmin=0, vmax=1, cmap="inferno")
+        far = _column(at[1], f"{_plain(name)}:\nbudget", radii[:, 0], vmin=0, vmax=budget.eps, cmap="viridis")
+        change = _column(
+            at[2], f"{_plain(name)}:\nperturbation", moved, vmin=-budget.eps, vmax=budget.eps, cmap="coolwarm"
+        )
     for shown, label in ((change, "perturbation (mean over channels)"), (far, "budget: largest |perturbation|")):
         figure.colorbar(shown, ax=axes, location="bottom", shrink=0.6, aspect=50, label=label)
     return figure
@@ -83,15 +85,20 @@ def plot_tradeoff(evaluations: Sequence[Evaluation], attack: str = "worst case")
             [[100 * (one.accuracy - one.interval[0])], [100 * (one.interval[1] - one.accuracy)]] for one in (x, y)
         ]
         ax.errorbar(
-            100 * x.accuracy, 100 * y.accuracy, errors[1], errors[0], fmt="o", capsize=3, label=evaluation.model
+            100 * x.accuracy, 100 * y.accuracy, errors[1], errors[0], fmt="o", capsize=3, label=_plain(evaluation.model)
         )
     names = sorted({evaluation[attack].settings for evaluation in evaluations}) if attack == "worst case" else []
     ax.set_xlabel("natural accuracy (%)")
-    ax.set_ylabel(f"robust accuracy (%), {attack}" + (f" of\n{names[0]}" if len(names) == 1 else ""))
+    ax.set_ylabel(f"robust accuracy (%), {_plain(attack)}" + (f" of\n{_plain(names[0])}" if len(names) == 1 else ""))
     ax.set_title("upper right is better; bars are 95 % intervals", fontsize=9)
     ax.grid(alpha=0.3)
     ax.legend()
     return figure
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib prints as `text`, and takes for no formula."""
+    return text.replace("$", r"\$")
 
 
 def _pictures(images: Tensor) -> Tensor:

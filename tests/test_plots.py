@@ -122,6 +122,12 @@ def test_worst_cases_of_different_attacks_are_not_named():
     assert ax.get_ylabel() == "robust accuracy (%), worst case"
 
 
+def test_names_are_no_formulas():
+    figure = plot_tradeoff([evaluation("$\\frac{", 18, 9), evaluation("$a_b$", 19, 10)])
+    figure.canvas.draw()
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["\\$\\frac{", "\\$a_b\\$"]
+
+
 def test_an_attack_that_is_missing():
     with pytest.raises(KeyError, match="'mma' was not evaluated; there are"):
         plot_tradeoff([evaluation("AT", 18, 9)], "mma")

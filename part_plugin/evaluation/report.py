@@ -46,5 +46,5 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Hashable]]) ->
         header: names of the columns.
         rows: of cells.
     """
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    lines = [[str(cell).replace("|", r"\|") for cell in line] for line in (header, ["---"] * len(header), *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -35,10 +35,11 @@ class Destination:
             OSError: one of them cannot be written.
         """
         with locked("checkpoint", self.checkpoint):
+            check_writable("resume file", self.resume)
+            check_writable("log", self.log)
             if not self.resume.exists():  # a training that was killed in its last moment has left both
                 self.refuse_a_checkpoint()
-            for kind, file in (("checkpoint", self.checkpoint), ("resume file", self.resume), ("log", self.log)):
-                check_writable(kind, file)
+            check_writable("checkpoint", self.checkpoint)
             yield
 
     def refuse_a_checkpoint(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..evaluation import Evaluation, compare
+from ..evaluation.report import markdown_table
 from ..evaluation.result_files import check_same, result_files
 from ..files import check_writable, locked, write_bytes, write_text
 from ..plots import plot_tradeoff
@@ -45,12 +46,12 @@ def reserved_results(
             files = [*result_files(out / run), ("state", state := out / f"{run}.state.json")]
             _, result = files[0]
             stack.enter_context(locked("result file", result))
+            for kind, file in files:
+                check_writable(kind, file)
             if not overwrite:
                 if result.exists() and not state.exists():
                     raise FileExistsError(f"result file {str(result)!r} exists; pass --overwrite or another --out")
                 check_same(result, {**card, "seed": seed})
-            for kind, file in files:
-                check_writable(kind, file)
         if len(plan) > 1:
             check_comparison(out / "comparison")
         yield
@@ -104,10 +105,10 @@ def write_comparison(evaluations: Sequence[Evaluation], path: Path, attack: str 
     """
     table = (100 * compare(evaluations)).round(2)
     figure = plot_tradeoff(evaluations, attack)
-    lines = [f"| model | {' | '.join(table.columns)} |", "|---" * (1 + len(table.columns)) + "|"]
-    lines += [f"| {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |" for name, row in table.T.items()]
+    rows = [[name, *(f"{value:.2f}" for value in row)] for name, row in table.T.items()]
+    lines = markdown_table(["model", *table.columns], rows)
     write_text("table", f"{path}.csv", table.to_csv())
-    write_text("table", f"{path}.md", "\n".join(["Accuracy in %.", "", *lines, ""]))
+    write_text("table", f"{path}.md", f"Accuracy in %.\n\n{lines}\n")
     write_figure(Path(f"{path}.png"), figure)
     return table
 

@@ -1,5 +1,6 @@
 """Evaluations side by side and as one."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -80,6 +81,17 @@ def test_parts_of_different_evaluations_are_refused(shards, what, value):
 
 
 def test_wrong_parts(shards):
+    with pytest.raises(TypeError, match="^shards holds a str; an Evaluation is needed$"):
+        merged([shards[0], "x"])
+    with pytest.raises(TypeError, match="^evaluations holds a str; an Evaluation is needed$"):
+        compare([shards[0], "x"])
+    short = dataclasses.replace(shards[1], results=shards[1].results[:1])
+    with pytest.raises(ValueError, match="^shards have results of other attacks than their cards say$"):
+        merged([shards[0], short])
+    del short.card["norm"]
+    with pytest.raises(ValueError, match="whose card has no 'norm'; one of `evaluate` is needed$"):
+        merged([shards[0], short])
+    short.card["norm"] = shards[0].card["norm"]
     with pytest.raises(ValueError, match="^shards is empty; at least one evaluation is needed$"):
         merged([])
     with pytest.raises(ValueError, match="^shards hold the same samples twice; each part may be given once$"):

@@ -1,9 +1,11 @@
 """One call, one model: what goes in, what comes out, what is left behind, what is refused."""
 
 import inspect
+import os
 import re
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -334,3 +336,32 @@ def test_the_callers_network_is_never_touched(narrow_net, held_out):
     assert len(seen) > 10
     assert not any(module is narrow_net for module in seen)
     assert all(module.training for module in narrow_net.modules())
+
+
+def test_an_equal_evaluation_at_once_is_refused(narrow_net, held_out, tmp_path):
+    options = {"attacks": ["natural", "pgd2"], "state": tmp_path / "state.json", "verbose": False}
+    said = []
+
+    def again(module, inputs):
+        if not said:
+            with ThreadPoolExecutor(1) as pool:
+                said.append(pool.submit(evaluate, narrow_net, *held_out, EPS, **options).exception())
+
+    handle = narrow_net.register_forward_pre_hook(again)
+    evaluate(narrow_net, *held_out, EPS, **options)
+    handle.remove()
+    assert type(said[0]) is BlockingIOError
+    assert str(said[0]).startswith(f"state '{tmp_path}/state.json' is being written by process {os.getpid()} on ")
+    assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_whoever_stops_it_is_told_where(narrow_net, held_out, tmp_path):
+    def stop(module, inputs):
+        if inputs[0].requires_grad:  # of an attack
+            raise KeyboardInterrupt
+
+    for state, onwards in ((tmp_path / "a.json", "evaluate again with the same arguments"), (None, "nothing is kept")):
+        handle = narrow_net.register_forward_pre_hook(stop)
+        with pytest.raises(KeyboardInterrupt, match=f"^stopped in pgd2 of mine; {onwards}"):
+            evaluate(narrow_net, *held_out, EPS, ["natural", "pgd2"], name="mine", state=state, verbose=False)
+        handle.remove()

@@ -32,6 +32,10 @@ def test_table_of_attacks(half):
     )
 
 
+def test_a_bar_in_a_cell_is_no_border():
+    assert markdown_table(["a|b", "c"], [["d", "|"]]) == "| a\\|b | c |\n| --- | --- |\n| d | \\| |"
+
+
 def test_table_of_classes():
     accuracies = pd.DataFrame({"natural": [1.0, 0.5], "pgd20": [0.25, 0.125]}, index=[0, 7])
     assert class_table(accuracies) == (

@@ -268,6 +268,18 @@ MISTAKES = [
         "\"'mma' was not evaluated; there are ['natural']\"",
     ),
     Mistake(
+        "compare results with something else",
+        lambda: compare([result(), "old.json"]),
+        TypeError,
+        "evaluations holds a str; an Evaluation is needed",
+    ),
+    Mistake(
+        "merge parts of which one is not evaluate's",
+        lambda: merged([result(), Evaluation("mine", 0.1, 0, [], np.zeros(4, int))]),
+        ValueError,
+        "shards holds 'mine', whose card has no 'weights'; one of `evaluate` is needed",
+    ),
+    Mistake(
         "merge a part with itself",
         lambda: merged([result(), result()]),
         ValueError,

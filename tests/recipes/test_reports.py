@@ -37,7 +37,7 @@ def test_a_comparison_is_a_table_in_three_forms(tmp_path):
     assert (tmp_path / "new" / "eps0.1.md").read_text() == (
         "Accuracy in %.\n\n"
         "| model | natural | pgd20 | worst case |\n"
-        "|---|---|---|---|\n"
+        "| --- | --- | --- | --- |\n"
         "| at | 87.50 | 37.50 | 37.50 |\n"
         "| part.v2 | 100.00 | 25.00 | 25.00 |\n"
     )
