@@ -47,7 +47,7 @@ def merged(shards: Sequence[Evaluation]) -> Evaluation:
         for what in ("weights", "eps", "seed", "norm", "attacks", "data"):
             if what not in shard.card:
                 raise ValueError(
-                    f"shards holds {shard.model!r}, whose card has no {what!r}; one of `evaluate` is needed"
+                    f"shards holds {shard.model!r}, whose card has no {what!r}; one of evaluate() is needed"
                 )
     first = shards[0]
     for other in shards[1:]:

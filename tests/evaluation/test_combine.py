@@ -89,7 +89,7 @@ def test_wrong_parts(shards):
     with pytest.raises(ValueError, match="^shards have results of other attacks than their cards say$"):
         merged([shards[0], short])
     del short.card["norm"]
-    with pytest.raises(ValueError, match="whose card has no 'norm'; one of `evaluate` is needed$"):
+    with pytest.raises(ValueError, match="whose card has no 'norm'; one of evaluate\\(\\) is needed$"):
         merged([shards[0], short])
     short.card["norm"] = shards[0].card["norm"]
     with pytest.raises(ValueError, match="^shards is empty; at least one evaluation is needed$"):

@@ -277,7 +277,7 @@ MISTAKES = [
         "merge parts of which one is not evaluate's",
         lambda: merged([result(), Evaluation("mine", 0.1, 0, [], np.zeros(4, int))]),
         ValueError,
-        "shards holds 'mine', whose card has no 'weights'; one of `evaluate` is needed",
+        "shards holds 'mine', whose card has no 'weights'; one of evaluate() is needed",
     ),
     Mistake(
         "merge a part with itself",
