@@ -69,7 +69,7 @@ def find_layer(model: nn.Module, network: nn.Module, image: Tensor) -> tuple[str
 
 
 def layout_of(model: nn.Module, network: nn.Module, image: Tensor, name: str) -> Layout:
-    """Return how the output of the module `name` lies; the other arguments are those of `find_layer`.
+    """Return how the output of the module `name` lies; `model`, `network` and `image` are those of `find_layer`.
 
     Raises:
         ValueError: it cannot be told.
@@ -80,7 +80,7 @@ def layout_of(model: nn.Module, network: nn.Module, image: Tensor, name: str) ->
 
 
 def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
-    """Run the five rows of an `image` through a `model` and back; the arguments are those of `find_layer`."""
+    """Run the five rows of an `image` through a `model` whose modules are those of `network`, and back."""
     calls: list[Call] = []
 
     def recorder(name: str) -> Callable[..., Tensor | None]:
