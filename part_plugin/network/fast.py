@@ -31,8 +31,12 @@ def check_fast(fast: str | Sequence[str]) -> tuple[str, ...]:
     """Return `fast` as a tuple of options.
 
     Raises:
+        TypeError: neither a name nor several.
         ValueError: an option that is not one of `FAST`, or two precisions at once.
     """
+    if not isinstance(fast, (str, list, tuple, set, frozenset)):
+        names = ", ".join(map(repr, FAST))
+        raise TypeError(f"fast={fast!r} is a {type(fast).__name__}; some of {names} in a tuple are needed, or ()")
     options = (fast,) if isinstance(fast, str) else tuple(fast)
     for option in options:
         if option not in FAST:

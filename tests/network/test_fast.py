@@ -147,6 +147,15 @@ def test_nothing_asked_for_is_nothing_changed(digits_net, batch):
         assert attacked is digits_net
 
 
+@pytest.mark.parametrize(("value", "kind"), [(True, "bool"), (None, "NoneType"), (2, "int")])
+def test_fast_options_that_are_none(value, kind):
+    options = "'fold', 'compile', 'bfloat16', 'float16'"
+    message = f"fast={value!r} is a {kind}; some of {options} in a tuple are needed, or ()"
+    with pytest.raises(TypeError) as raised:
+        fast.check_fast(value)
+    assert str(raised.value) == message
+
+
 # The compiled copy, compiled by a backend that needs no C++ compiler
 
 
