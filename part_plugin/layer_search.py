@@ -40,7 +40,7 @@ class Trace(NamedTuple):
 
     calls: list[Call]
     gradients: list[Tensor | None]
-    logits: Tensor
+    logits: Tensor | None
     rows: Tensor
 
 
@@ -68,15 +68,18 @@ def find_layer(model: nn.Module, network: nn.Module, image: Tensor) -> tuple[str
     return _last_map(trace, network)
 
 
-def layout_of(model: nn.Module, network: nn.Module, image: Tensor, name: str) -> Layout:
-    """Return how the output of the module `name` lies; `model`, `network` and `image` are those of `find_layer`.
+def layout_of(model: nn.Module, network: nn.Module, image: Tensor, name: str) -> Layout | None:
+    """Return how the output of the module `name` lies; None if it has no reading at all.
+
+    The arguments `model`, `network` and `image` are those of `find_layer`.
 
     Raises:
         ValueError: it cannot be told.
     """
     trace = traced(model, network, image)
-    call = next(call for call in reversed(trace.calls) if call.name == name)
-    return _placed(call, _readings(call, trace, image.shape[2:]), trace)
+    call = next((call for call in reversed(trace.calls) if call.name == name), None)
+    options = [] if call is None else _readings(call, trace, image.shape[2:])
+    return None if call is None or not options else _placed(call, options, trace)
 
 
 def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
@@ -96,12 +99,15 @@ def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
     with ExitStack() as stack, torch.enable_grad():
         stack.enter_context(_noise_for_zeros(network))
         for name, module in network.named_modules():
-            if not isinstance(module, torch.jit.ScriptModule):
+            if module is network or not isinstance(module, torch.jit.ScriptModule):  # torch says that those take none
                 stack.callback(module.register_forward_hook(recorder(name)).remove)
         rows = quadrants_replaced(image).requires_grad_()
-        logits = logits_of(model, rows)
+        try:
+            logits = logits_of(model, rows)
+        except ValueError:  # no logits, of which the map itself will speak
+            return Trace(calls, [None] * len(calls), None, rows)
         if not calls or not logits.requires_grad:
-            return Trace(calls, [None] * len(calls), logits, rows)
+            return Trace(calls, [None] * len(calls), None, rows)
         score = logits[:, int(logits[0].argmax())].sum()
         gradients = torch.autograd.grad(score, [call.given for call in calls], retain_graph=True, allow_unused=True)
     return Trace(calls, list(gradients), logits, rows)
@@ -168,7 +174,8 @@ def _has_signal(layout: Layout, gradient: Tensor) -> bool:
 
 def _cuts(call: Call, trace: Trace) -> bool:
     """Whether every way from the logits back to the image leads through a call."""
-    layer, stack, seen = call.given.grad_fn, [trace.logits.grad_fn], set()
+    layer, seen = call.given.grad_fn, set()
+    stack = [] if trace.logits is None else [trace.logits.grad_fn]
     while stack:
         node = stack.pop()
         if node is None or node is layer or node in seen:
@@ -181,10 +188,19 @@ def _cuts(call: Call, trace: Trace) -> bool:
 
 
 def _decided(call: Call, options: list[Layout], number: int, trace: Trace) -> tuple[str, Layout]:
+    """Return the name and layout of what to map, if a call decides.
+
+    Raises:
+        ValueError: it lies too early, or its layout cannot be told.
+    """
     layout = _placed(call, options, trace)
     among_tokens = layout.order != "NCHW" or any(later.given.dim() == 3 for later in trace.calls[number + 1 :])
     if among_tokens and 2 * number < len(trace.calls):
-        raise ValueError(_untold(call, f"it is module {number + 1} of {len(trace.calls)}, too early to decide"))
+        raise ValueError(
+            f"target_layers=None: the last layer in which every position has a say, {call.name!r}, is module "
+            f"{number + 1} of {len(trace.calls)}, too early to decide; pass target_layers (and reshape_transform for "
+            "tokens)"
+        )
     norm = _norm_behind(call, layout, trace) if "T" in layout.order else None
     return (call if norm is None else norm).name, layout
 
@@ -203,7 +219,11 @@ def _placed(call: Call, options: list[Layout], trace: Trace) -> Layout:
         return options[-best[1]]
     if call.given.dim() == 4 and not any(_norm_of_last_dimension(each) for each in trace.calls):
         return options[0]  # as wide as high as deep, in a network in which nothing is channels-last
-    raise ValueError(_untold(call, f"its best reading puts {best[0]:.0%} of the positions in their place"))
+    raise ValueError(
+        f"target layer {call.name!r} gives {tuple(call.given.shape)} for {len(call.given)} images, whose layout cannot "
+        f"be told: the best reading puts {best[0]:.0%} of the positions in their place; pass reshape_transform, and "
+        "target_layers"
+    )
 
 
 def _placement(call: Call, layout: Layout, trace: Trace) -> float:
@@ -271,8 +291,3 @@ def _last_map(trace: Trace, network: nn.Module) -> tuple[str, Layout]:
         f"target_layers=None: {type(network).__name__} has no module with an (N, C, h, w) output or tokens to map; "
         "pass target_layers (and reshape_transform for tokens)"
     )
-
-
-def _untold(call: Call, reason: str) -> str:
-    gives = f"gives {tuple(call.given.shape)} for {len(call.given)} images"
-    return f"layer {call.name!r} {gives}, whose layout cannot be told: {reason}; pass target_layers, reshape_transform"

@@ -93,7 +93,7 @@ def test_tokens_in_another_order_are_refused(order):
     network = vit()
     embed = network._pos_embed
     network._pos_embed = lambda x: order(embed(x))
-    with pytest.raises(ValueError, match="whose layout cannot be told: its best reading puts .* in their place"):
+    with pytest.raises(ValueError, match="whose layout cannot be told: the best reading puts .* in their place"):
         find_layer(network, network, torch.rand(1, 1, 8, 8))
 
 

@@ -41,12 +41,15 @@ class Crops(nn.Module):
 class Tokens(nn.Module):
     """A network of tokens, as transformers are."""
 
-    def __init__(self):
+    def __init__(self, tokens=4):
         super().__init__()
-        self.embedding, self.block, self.head = nn.Conv2d(1, 8, 4, stride=4), nn.Linear(8, 8), nn.Linear(8, 10)
+        self.tokens = tokens
+        self.embedding = nn.Conv2d(1, 20, 4, stride=4)
+        self.block, self.head = nn.Linear(20, 20), nn.Linear(20, 10)
 
     def forward(self, x):
-        return self.head(self.block(self.embedding(x).flatten(2).transpose(1, 2)).mean(1))
+        tokens = self.embedding(x).flatten(2).transpose(1, 2)[:, : self.tokens]
+        return self.head(self.block(tokens).mean(1))
 
 
 with torch.random.fork_rng():
@@ -214,21 +217,21 @@ MISTAKES = [
         "a model without spatial extent",
         lambda: mapped(None, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10))),
         ValueError,
-        "target_layers=None: Sequential has no module with an (N, C, h, w) output to map; pass target_layers (and "
-        "reshape_transform for tokens)",
+        "target_layers=None: Sequential has no module with an (N, C, h, w) output or tokens to map; pass "
+        "target_layers (and reshape_transform for tokens)",
     ),
     Mistake(
         "a transformer without a target layer",
         lambda: mapped(None, model=Tokens()),
         ValueError,
-        "target_layers=None: Tokens has no module with an (N, C, h, w) output to map; pass target_layers (and "
-        "reshape_transform for tokens)",
+        "target_layers=None: the last layer in which every position has a say, 'embedding', is module 1 of 4, too "
+        "early to decide; pass target_layers (and reshape_transform for tokens)",
     ),
     Mistake(
-        "tokens without a reshape_transform",
-        lambda: mapped("block", model=Tokens()),
+        "tokens of no grid without a reshape_transform",
+        lambda: mapped("block", model=Tokens(3)),
         ValueError,
-        "target layer 'block' gives (2, 4, 8); (N, C, h, w) is needed: pass reshape_transform",
+        "target layer 'block' gives (2, 3, 20); (N, C, h, w) is needed: pass reshape_transform",
     ),
     # the call
     Mistake(

@@ -386,6 +386,21 @@ TYPERS = HARMLESS | {  # it looks at functions and evaluates annotations
     *("compile", "exec", "os.putenv", "os.unsetenv"),
     *("object.__getattr__", "object.__setattr__", "sys._getframe", "sys._getframemodulename"),
 }
+TRIALS = {
+    "os.mkdir",
+    "os.listdir",
+    "os.remove",
+    "os.truncate",
+    "fcntl.flock",
+}  # of what will be written
+
+
+def tried(folder, event, argument):
+    """Whether an event is the trial of a destination, or the look at which versions are installed."""
+    path = Path(argument)
+    hidden = path.name.startswith(".") and path.parent in (folder, folder / "results")
+    installed = argument == "." or path.name in ("METADATA", "PKG-INFO") or path.suffix == ".zip"
+    return event in ("fcntl.flock", "os.truncate") or hidden or installed or path in (folder, folder / "results")
 
 
 def check(folder, outcome, expected, harmless=HARMLESS):
@@ -393,6 +408,8 @@ def check(folder, outcome, expected, harmless=HARMLESS):
     assert set(outcome) == set(expected)
     wrong = []
     for name, (kind, text, seconds, grown, events) in outcome.items():
+        if harmless is TYPERS:
+            events = [one for one in events if one[0] not in TRIALS | {"open"} or not tried(folder, one[0], one[1][0])]
         path, text = folder / f"{name}.pt", text.removeprefix("part-plugin: ").removesuffix("\n")
         opened = {one[1][0] for one in events if one[0] == "open"}
         fits = {
