@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import assert_untouched, snapshot
+from network.gradients import distance, gradient, layout, plain_gradient
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -12,27 +13,7 @@ from part_plugin.network import fast
 from part_plugin.network.fast import accelerated, check_fast
 from part_plugin.network.fold import foldable_pairs
 from part_plugin.network.isolation import eval_mode, frozen
-from part_plugin.network.view import ModelView, logits_of
-
-
-def gradient(model, images, labels, *fast):
-    with eval_mode(model), frozen(model), accelerated(model, images, fast) as attacked:
-        adv = images.clone().requires_grad_()
-        return torch.autograd.grad(F.cross_entropy(logits_of(attacked, adv), labels), adv)[0]
-
-
-def plain_gradient(model, images, labels):
-    with eval_mode(model):
-        adv = images.clone().requires_grad_()
-        return torch.autograd.grad(F.cross_entropy(model(adv), labels), adv)[0]
-
-
-def layout(model):
-    return {name: (p.data_ptr(), p.stride(), p.requires_grad) for name, p in model.named_parameters()}
-
-
-def distance(one, other):
-    return float((one - other).norm() / other.norm())
+from part_plugin.network.view import ModelView
 
 
 def test_on_a_trained_resnet(cifar_net, photos):

@@ -6,37 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SmallNet
+from network.gradients import distance, gradient, layout, plain_gradient
 from torch import nn
 from torch.nn.utils import prune
 
 from part_plugin import PART, FixedBudget
 from part_plugin.adapters.robustbench import build_model
-from part_plugin.network.fast import accelerated
 from part_plugin.network.fold import foldable_pairs, folded, folded_weights
-from part_plugin.network.isolation import eval_mode, frozen
-from part_plugin.network.view import logits_of
 
 WIDE = ("robust_wide_resnet.RobustWideResNet", {"channel_configs": [4, 4, 8, 16], "depth_configs": [1, 1, 1]})
-
-
-def gradient(model, images, labels, *fast):
-    with eval_mode(model), frozen(model), accelerated(model, images, fast) as attacked:
-        adv = images.clone().requires_grad_()
-        return torch.autograd.grad(F.cross_entropy(logits_of(attacked, adv), labels), adv)[0]
-
-
-def plain_gradient(model, images, labels):
-    with eval_mode(model):
-        adv = images.clone().requires_grad_()
-        return torch.autograd.grad(F.cross_entropy(model(adv), labels), adv)[0]
-
-
-def layout(model):
-    return {name: (p.data_ptr(), p.stride(), p.requires_grad) for name, p in model.named_parameters()}
-
-
-def distance(one, other):
-    return float((one - other).norm() / other.norm())
 
 
 def with_statistics(model, images):

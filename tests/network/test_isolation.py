@@ -2,30 +2,10 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import assert_untouched, snapshot
+from network.gradients import distance, gradient, layout, plain_gradient
 
 from part_plugin.network.isolation import eval_mode, frozen, gradients_kept
-
-
-def plain_gradient(model, images, labels):
-    with eval_mode(model):
-        adv = images.clone().requires_grad_()
-        return torch.autograd.grad(F.cross_entropy(model(adv), labels), adv)[0]
-
-
-def gradient(model, images, labels):
-    with eval_mode(model), frozen(model):
-        adv = images.clone().requires_grad_()
-        return torch.autograd.grad(F.cross_entropy(model(adv), labels), adv)[0]
-
-
-def layout(model):
-    return {name: (p.data_ptr(), p.stride(), p.requires_grad) for name, p in model.named_parameters()}
-
-
-def distance(one, other):
-    return float((one - other).norm() / other.norm())
 
 
 def test_lean_is_the_same_gradient_and_leaves_no_trace(lived_in, batch):
