@@ -6,6 +6,7 @@ of its quadrants replaced by noise, which tells the layout. No name of an archit
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -231,15 +232,15 @@ def _placement(call: Call, layout: Layout, trace: Trace) -> float:
 
     Tokens of a trained network know much of each other, but behind the embedding each is still of its own place.
     """
-    best = placement(layout(call.given.detach()))
-    for earlier in trace.calls:
-        if best >= PLACED or earlier is call:
-            break
-        if earlier.given.shape == call.given.shape and earlier.given.grad_fn is not None:
+    own = placement(layout(call.given.detach()))
+    if own >= PLACED:
+        return own
+    for earlier in itertools.takewhile(lambda other: other is not call, trace.calls):
+        if earlier.given.shape == call.given.shape:
             placed = placement(layout(earlier.given.detach()))
-            if placed >= PLACED and _same_order(earlier, call, layout):
-                best = placed
-    return best
+            if placed >= PLACED:
+                return placed if _same_order(earlier, call, layout) else own
+    return own
 
 
 def _same_order(earlier: Call, call: Call, layout: Layout) -> bool:
