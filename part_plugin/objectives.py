@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_choice, check_class_range, check_number, shown
+from .labels import check_columns
 from .network.view import logits_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -146,7 +147,7 @@ def ascent(
     Args:
         model: network that returns logits (N, K).
         objective: what to maximise.
-        labels: (N,).
+        labels: classes (N,) or their probabilities (N, K).
         natural_logits: those of the natural images, where the objective needs them.
         sign: -1 for an attack towards the labels.
     """
@@ -154,6 +155,7 @@ def ascent(
 
     def loss(images: Tensor) -> Tensor:
         logits = logits_of(model, images)
+        check_columns(labels, logits.shape[1])
         if highest >= logits.shape[1]:
             check_class_range(labels, logits.shape[1])
         return sign * objective.attack_loss(logits, labels, natural_logits)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from .attacks.minimum_margin import MinimumMargin
 from .attacks.pixel_ag import GradientCount, pixel_ag
 from .attacks.projection import gaussian_start, seeded_generator, uniform_start
-from .checks import Clip, check_choice, check_clip, check_count, check_images, check_number, check_within, class_indices
+from .checks import Clip, check_choice, check_clip, check_count, check_images, check_number, check_within
+from .labels import check_columns, classes_of, labels_of
 from .mismatch import explained, warn_of_outputs
 from .network.batching import in_parts
 from .network.fast import accelerated, check_fast
@@ -57,9 +58,9 @@ class PART:
         random_start: whether an attack that starts uniformly in the budget does so, or at x.
         attack: "pgd" on the objective's own loss, or "mma", the minimum-margin attack. (Default: "pgd")
         burn_in: number of first epochs with eps everywhere; counted by `set_epoch`. (Default: 20)
-        mask_every: masks are renewed every so many epochs (the paper's s) and in between remembered per
-            sample, a bit per pixel. That needs `index`, and images that look the same in every epoch, or
-            `important`, masks that moved with their images (see `recipes.augmentation.MovedMasks`). (Default: 1)
+        mask_every: masks are renewed every so many epochs (the paper's s), in between remembered, a bit per pixel. That
+            needs `index`, and images that look the same in every epoch or `important`, masks that moved with them
+            (see `recipes.augmentation.MovedMasks`). (Default: 1)
         clip: smallest and largest pixel value. (Default: (0, 1))
         fast: options that make the attack cheaper and its gradients approximate; see `network.fast.FAST`.
         seed: seed of the random starts, together with the rank and `step`, so that nothing has to
@@ -123,7 +124,7 @@ class PART:
         Args:
             model: network that returns logits (N, K); DistributedDataParallel is welcome.
             x: images (N, C, H, W) inside `clip`.
-            y: class indices (N,) or (N, 1), or one-hot (N, K).
+            y: class indices (N,) or (N, 1), one-hot or probabilities (N, K), whose likeliest is the true one.
             index: number of each sample in its dataset, (N,); only for mask_every > 1.
             important: where the important pixels of x are, bool (N, 1, H, W), instead of maps made here.
 
@@ -145,10 +146,10 @@ class PART:
         """
         check_images(x, self.clip, hint=_RANGE_HINT)
         self.scheduled.check_important(important, x)
-        y = class_indices(y, len(x))
+        y = labels_of(y, len(x))
         with explained(model, x), isolated(model, x, channels_last=True) as model:
             x, y = x.detach().clone(), y.to(x.device).clone()  # also tensors made under inference_mode will do
-            radii, natural_logits = self.scheduled.radii(model, x, y, index, important)
+            radii, natural_logits = self.scheduled.radii(model, x, classes_of(y), index, important)
             with accelerated(model, x, self.fast) as attacked:
                 adv = self.attack(attacked, x, y, radii, natural_logits)
         self.step += 1
@@ -162,13 +163,14 @@ class PART:
         Args:
             model: the network in eval mode, frozen.
             x: images (N, C, H, W).
-            y: class indices (N,).
+            y: class indices (N,) or probabilities (N, K).
             radii: (N, 1, H, W) or (N, C, H, W).
             natural_logits: those of x in eval mode, where the map has computed them already.
         """
         start = self._start(x, radii)
         if self.minimum_margin:
-            attack = MinimumMargin(model, x, y, radii, self.alpha, start, self.clip, on_first_gradient=self.gradients)
+            of, count = classes_of(y), self.gradients
+            attack = MinimumMargin(model, x, of, radii, self.alpha, start, self.clip, on_first_gradient=count)
             return attack.advance(self.steps)
         if self.objective.attacks_natural and natural_logits is None:
             with torch.no_grad():
@@ -196,9 +198,10 @@ class PART:
 
         The arguments `model`, `x` and `y` are those of `loss`.
         """
-        y = class_indices(y, len(x)).to(x.device)
+        y = labels_of(y, len(x)).to(x.device)
         natural_logits = logits_of(model, x) if self.objective.needs_natural else None
         adv_logits = logits_of(model, adv)
+        check_columns(y, adv_logits.shape[1])
         warn_of_outputs(model, adv_logits)
         return Outputs(self.objective.loss(adv_logits, y, natural_logits), adv_logits, natural_logits)
 
@@ -229,7 +232,7 @@ class PART:
         """
         check_images(x, self.clip, hint=_RANGE_HINT)
         with explained(model, x), isolated(model, x, channels_last=True) as model:
-            x, y = x.detach().clone(), class_indices(y, len(x)).to(x.device)
+            x, y = x.detach().clone(), classes_of(labels_of(y, len(x))).to(x.device)
             self.scheduled.remembered(model, x, y, index)
 
     def mask_of(self, index: int, size: Sequence[int]) -> Tensor:
@@ -243,8 +246,8 @@ class PART:
         return uniform_start(x, radii, self.budget.eps, self.clip, generator) if self.random_start else None
 
     def __repr__(self) -> str:
-        attack = "mma" if self.minimum_margin else "pgd"
         return (
-            f"PART({self.objective}, {self.budget}, alpha={self.alpha}, steps={self.steps}, attack={attack}, "
-            f"burn_in={self.schedule.burn_in}, mask_every={self.schedule.mask_every})"
+            f"PART({self.objective}, {self.budget}, alpha={self.alpha}, steps={self.steps}, "
+            f"attack={'mma' if self.minimum_margin else 'pgd'}, burn_in={self.schedule.burn_in}, "
+            f"mask_every={self.schedule.mask_every})"
         )

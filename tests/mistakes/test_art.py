@@ -358,7 +358,7 @@ MISTAKES = [
         "labels of another number of classes",
         lambda: fit(y=np.eye(4)),
         ValueError,
-        "labels have shape (4, 4); the classifier has 10 classes",
+        "labels have shape (4, 4); the model has 10 classes",
     ),
     Mistake(
         "a class that there is not",

@@ -177,10 +177,16 @@ MISTAKES = [
         "labels have shape (1,); expected (2,), (2, 1) or (2, K)",
     ),
     Mistake(
-        "smoothed labels",
-        lambda: loss(y=torch.full((2, 10), 0.1)),
+        "several classes for an image",
+        lambda: loss(y=torch.ones(2, 10)),
         ValueError,
-        "labels of shape (2, 10) are not one-hot; each row needs a single 1",
+        "labels of shape (2, 10) are neither one-hot nor probabilities; each row must sum to 1",
+    ),
+    Mistake(
+        "probabilities of another number of classes",
+        lambda: loss(y=torch.full((2, 4), 0.25)),
+        ValueError,
+        "labels have shape (2, 4); the model has 10 classes",
     ),
     Mistake(
         "labels that are not whole",

@@ -9,18 +9,15 @@ from torch import Tensor, nn
 from ...checks import check_count
 from ...network.isolation import isolated
 from ...objectives import Objective
-from ...part import PART, Outputs
+from ...part import PART
 from .base import PixelEvasionBase
 from .classifier import classifier_view
-from .data import classes_of
 from .pgd import PixelProjectedGradientDescent
 from .starts import numpy_gaussian_start, numpy_uniform_start
 
 
 class LiftedPART(PART):
     """PART whose adversarial examples come from an ART attack where the objective leaves it the choice.
-
-    Labels may be probabilities (N, K): losses take them as they are, the map is that of the likeliest class.
 
     :param lifted: Attack with a budget. Of a plain PGD the settings are taken over, and it runs inside PART itself
                    unless it has several starts.
@@ -36,7 +33,6 @@ class LiftedPART(PART):
     def __init__(self, lifted: PixelEvasionBase, objective: Objective, *, foreign: bool = False, **schedule: Any):
         self.lifted = lifted
         self.foreign = foreign
-        self._labels: Tensor | None = None
         eps_step = getattr(lifted, "eps_step", lifted.eps / 4 or 1e-6)
         super().__init__(objective, budget=lifted.budget, alpha=eps_step, clip=lifted.clip, **schedule)
         self.refresh()
@@ -63,16 +59,6 @@ class LiftedPART(PART):
             self.random_start = lifted.num_random_init > 0
             self.crafts = self.foreign or (lifted.num_random_init > 1 and self.objective.start == "uniform")
 
-    def perturb(
-        self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None = None, important: Tensor | None = None
-    ) -> Tensor:
-        """Return the Pixel-AG examples of one batch; see `PART.perturb`.
-
-        :param model, x, y, index, important: As there; labels may be probabilities.
-        """
-        self._labels = y
-        return super().perturb(model, x, classes_of(y), index, important)
-
     def attack(
         self, model: nn.Module, x: Tensor, y: Tensor, radii: Tensor, natural_logits: Tensor | None = None
     ) -> Tensor:
@@ -80,25 +66,12 @@ class LiftedPART(PART):
 
         :param model, x, y, radii, natural_logits: As there.
         """
-        if self._labels is not None and self._labels.dim() == 2:
-            y = self._labels.to(x.device).clone()
         if not self.crafts:
             return super().attack(model, x, y, radii, natural_logits)
         if not self.foreign:
             return self.lifted.craft(model, x, y, radii)
         with isolated(classifier_view(self.lifted.estimator), x) as theirs:
             return self.lifted.craft(theirs, x, y, radii)
-
-    def training_pass(self, model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> Outputs:
-        """Return the objective's loss and the logits that it came from; see `PART.training_pass`.
-
-        :param model, x, adv, y: As there; labels may be probabilities.
-        """
-        if y.dim() == 1:
-            return super().training_pass(model, x, adv, y)
-        outputs = super().training_pass(model, x, adv, classes_of(y))
-        loss = self.objective.loss(outputs.adv_logits, y.to(x.device), outputs.natural_logits)
-        return outputs._replace(loss=loss)
 
     def _start(self, x: Tensor, radii: Tensor) -> Tensor | None:
         if self.seed is not None:

@@ -18,13 +18,13 @@ from tqdm.auto import tqdm
 
 from ...budget import FixedBudget
 from ...files import append_line
+from ...labels import classes_of
 from ...network.isolation import gradients_kept
 from ...network.view import logits_of
 from ...objectives import AT
 from ...part import PART, Outputs
 from .batches import ArrayBatches, Batch, GeneratorBatches
 from .classifier import classifier_criterion, classifier_view, preprocessed_to_fit
-from .data import classes_of
 from .lifted import LiftedPART
 from .progress import Progress
 from .tally import Tally

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from ...attacks.pixel_ag import pixel_ag
 from ...budget import set_radius
 from ...checks import check_count, check_number, check_within
+from ...labels import classes_of
 from ...network.view import logits_of
 from ...objectives import AT, ascent
 from ...pixel_budget import BudgetOptions, make_budget
 from .base import PixelEvasionBase, check_linf
 from .classifier import REQUIREMENTS, check_classifier, classifier_criterion
-from .data import classes_of
 from .settings import Watched, plain
 from .starts import numpy_uniform_start
 

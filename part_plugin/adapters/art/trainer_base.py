@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ...checks import Clip, check_count, check_number
 from ...files import StrPath, check_appendable
+from ...labels import classes_of, labels_of
 from ...network.fast import check_fast
 from ...objectives import Objective
 from ...pixel_budget import BudgetOptions
 from .base import PixelEvasionBase
 from .batches import ArrayBatches, GeneratorBatches
 from .classifier import check_classifier, check_training, classifier_clip, same_range
-from .data import classes_of, images_of, labels_of
+from .data import images_of
 from .lifted import LiftedPART
 from .lifting import lift
 from .loop import TrainingLoop, modes_kept_in_trouble

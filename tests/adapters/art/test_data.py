@@ -7,7 +7,7 @@ from adapters.art.helpers import fresh, pgd
 from art.defences.trainer import AdversarialTrainer
 
 from part_plugin import PARTTrainer, PARTTrainerMART, PixelProjectedGradientDescent
-from part_plugin.adapters.art.data import classes_of, images_of, labels_of
+from part_plugin.adapters.art.data import images_of
 
 UNIT = (torch.tensor(0.0), torch.tensor(1.0))
 
@@ -37,25 +37,6 @@ def test_any_array_of_numbers_will_do(dataset, form):
         weights.append((classifier.model.head.weight, torch.from_numpy(adv)))
     assert all(map(torch.equal, *weights))
     assert (np.asarray(torch.as_tensor(given).detach()) == np.asarray(torch.as_tensor(before).detach())).all()
-
-
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
-        (np.array([0, 2, 1]), [0, 2, 1]),
-        (np.array([[0.0], [2.0], [1.0]]), [0, 2, 1]),
-        ([0, 2, 1], [0, 2, 1]),
-        (np.eye(3)[[0, 2, 1]], [0, 2, 1]),
-        (np.eye(3, dtype=bool)[[0, 2, 1]], [0, 2, 1]),
-        (np.eye(3, dtype=np.uint8)[[0, 2, 1]][::-1], [1, 2, 0]),
-        (np.array([[0.5, 0.2, 0.3], [0, 0, 1], [0.1, 0.8, 0.1]]), [0, 2, 1]),
-    ],
-)
-def test_labels_of_any_form(labels, expected):
-    found = labels_of(labels if isinstance(labels, list) else labels.copy(), 3, 3)
-    assert classes_of(found).tolist() == expected
-    assert found.dtype == (torch.int64 if found.dim() == 1 else torch.float32)
-    assert (found.dim() == 2) == bool(np.ndim(labels) == 2 and (np.asarray(labels) % 1).any())
 
 
 def test_soft_labels_of_one_class_each_are_hard_ones(dataset):
