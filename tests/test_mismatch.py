@@ -11,6 +11,7 @@ from torch import nn
 from part_plugin import PART, PixelPGD, class_activation_map, evaluate
 from part_plugin.mismatch import (
     are_probabilities,
+    check_model,
     explained,
     warn_of_one_device,
     warn_of_outputs,
@@ -207,3 +208,9 @@ def test_images_that_look_normalised_get_the_remedy(digits_net, batch):
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(span + remedy)}$"):
             call()
+
+
+def test_a_model_is_a_network():
+    check_model("model", nn.Flatten())
+    with pytest.raises(TypeError, match=r"^surrogate is a str; a torch\.nn\.Module is needed$"):
+        check_model("surrogate", "net")

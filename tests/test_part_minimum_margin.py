@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchattacks
 from conftest import SmallNet, assert_untouched, snapshot
+from margins import accuracy, margins, run
 from torch import nn
 
 from part_plugin import PART, FixedBudget
@@ -28,23 +29,6 @@ def _robust_net(digits):
 def robust_net(_robust_net):
     """A network trained on digits with PART at EPS, on which attacks differ; a fresh copy for each test."""
     return copy.deepcopy(_robust_net)
-
-
-def run(attack, *inputs, seed=0):
-    torch.manual_seed(seed)
-    return attack(*inputs)
-
-
-def margins(net, images, labels):
-    """max_{k != y} z_k - z_y of each image, positive where the network errs."""
-    logits = net(images).detach()
-    true = logits[range(len(labels)), labels]
-    logits[range(len(labels)), labels] = -torch.inf
-    return logits.amax(1) - true
-
-
-def accuracy(net, images, labels):
-    return float((net(images).argmax(1) == labels).float().mean())
 
 
 def train(net, part, digits, epochs):

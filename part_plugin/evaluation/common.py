@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..mismatch import check_model as check_model
 from ..network.isolation import isolated
 from ..network.view import logits_of
 

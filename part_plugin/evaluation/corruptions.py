@@ -13,9 +13,10 @@ from tqdm.auto import tqdm
 
 from ..checks import check_class_range, check_count, check_number, check_seed, class_indices
 from ..files import StrPath
+from ..mismatch import check_model
 from ..network.view import logits_of
 from . import cifar10c
-from .common import check_model, device_of, evaluated, progress
+from .common import device_of, evaluated, progress
 from .corrupted_images import CORRUPTIONS, GENERATOR, SEVERITIES, check_pictures, corrupted, generator
 from .corruption_result import CorruptionResult
 
@@ -77,8 +78,8 @@ def corruption_accuracy(
         given = [name for name, value in (("x", x), ("y", y), ("data_dir", data_dir)) if value is not None]
         raise ValueError(f"either x and y or data_dir is needed; given is {' and '.join(given) or 'none of them'}")
     total = len(corruptions) * len(severities) * len(labels)
-    some = next(iter(batches(corruptions[0], severities[0])))
-    with evaluated(model, some) as model, torch.no_grad(), progress(verbose, total, "img", "corruptions") as bar:
+    first = next(iter(batches(corruptions[0], severities[0]))) if x is None else torch.as_tensor(x)
+    with evaluated(model, first) as model, torch.no_grad(), progress(verbose, total, "img", "corruptions") as bar:
         accuracies = [
             [_accuracy(model, batches(name, severity), labels, bar) for severity in severities] for name in corruptions
         ]

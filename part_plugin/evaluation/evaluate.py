@@ -27,12 +27,12 @@ from ..checks import (
     shown,
 )
 from ..files import StrPath
-from ..mismatch import explained
+from ..mismatch import check_model, explained
 from ..pixel_budget import PixelBudget
 from ..radius import parse_radius, warn_of_unusual
 from .attack_result import AttackResult
 from .attacks import KNOWN, check_evidence, parse
-from .common import check_model, check_name, device_of, evaluated, fingerprint, progress
+from .common import check_name, device_of, evaluated, fingerprint, progress
 from .corrupted_images import check_pictures
 from .corruption_result import CorruptionResult
 from .corruptions import corruption_accuracy

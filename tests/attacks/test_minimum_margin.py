@@ -3,25 +3,13 @@
 import pytest
 import torch
 from conftest import SmallNet
+from margins import margins, run
 from torch import nn
 
 from part_plugin.attacks.minimum_margin import MinimumMargin
 from part_plugin.attacks.projection import uniform_start
 
 EPS = 0.1
-
-
-def run(attack, *inputs, seed=0):
-    torch.manual_seed(seed)
-    return attack(*inputs)
-
-
-def margins(net, images, labels):
-    """max_{k != y} z_k - z_y of each image, positive where the network errs."""
-    logits = net(images).detach()
-    true = logits[range(len(labels)), labels]
-    logits[range(len(labels)), labels] = -torch.inf
-    return logits.amax(1) - true
 
 
 def problem(net, batch, kind="random", start=True):

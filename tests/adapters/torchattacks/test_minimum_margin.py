@@ -9,6 +9,7 @@ import torchattacks
 from conftest import SmallNet, assert_untouched, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from margins import accuracy, margins, run
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchattacks.attack import Attack
@@ -19,23 +20,6 @@ from part_plugin.network.view import ModelView
 
 EPS = 0.1
 MEAN, STD = [0.3], [0.4]
-
-
-def run(attack, *inputs, seed=0):
-    torch.manual_seed(seed)
-    return attack(*inputs)
-
-
-def margins(net, images, labels):
-    """max_{k != y} z_k - z_y of each image, positive where the network errs."""
-    logits = net(images).detach()
-    true = logits[range(len(labels)), labels]
-    logits[range(len(labels)), labels] = -torch.inf
-    return logits.amax(1) - true
-
-
-def accuracy(net, images, labels):
-    return float((net(images).argmax(1) == labels).float().mean())
 
 
 @pytest.mark.parametrize("name", ["MMA", "PixelMMA"])
