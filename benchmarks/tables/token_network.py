@@ -28,6 +28,7 @@ from part_plugin.recipes.datasets import as_tensors, load_dataset
 
 EPS = 8 / 255
 METHODS = ("natural", "AT", "PART")
+SETTINGS = ("images", "epochs", "steps", "batch_size", "lr", "precision", "seed")
 
 
 def network() -> nn.Module:
@@ -50,10 +51,7 @@ def run(options: argparse.Namespace) -> dict:
     found = evaluate(model, x, y, EPS, attacks, name=options.method, state=out / f"{options.method}.state.json")
     record = {
         "method": options.method,
-        **{
-            name: getattr(options, name)
-            for name in ("images", "epochs", "steps", "batch_size", "lr", "precision", "seed")
-        },
+        **{name: getattr(options, name) for name in SETTINGS},
         "test": len(y),
         "accuracy": {result.name: [result.accuracy, *result.interval] for result in found.results},
         "epochs_done": history,
