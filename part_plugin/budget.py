@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .checks import check_choice, check_eps_pair, check_number
 from .network.isolation import callers_own
+from .rules import check_weights
 
 
 class Budget(ABC):
@@ -22,10 +23,7 @@ class Budget(ABC):
     Attributes:
         eps: largest radius, in the images' units.
         eps_low: smallest radius; the same unless a subclass says otherwise.
-        has_weights: whether the radii come from a weight per pixel, as a map gives it, that PART can remember.
     """
-
-    has_weights = False
 
     @property
     @abstractmethod
@@ -36,6 +34,16 @@ class Budget(ABC):
     def eps_low(self) -> float:
         """Smallest radius."""
         return self.eps
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the radii come from a weight per pixel, as a map gives it, that can be given or remembered."""
+        return False
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether what a call returns is known to be allowed, as of the budgets here, but not of a user's own."""
+        return False
 
     @abstractmethod
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -68,15 +76,44 @@ class Budget(ABC):
         """
         raise NotImplementedError(f"{self!r} has no weights")
 
-    def radii(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return what a call with `model`, `images` and `labels` does, checked, in dtype and place of the images.
+    def radii(
+        self, model: nn.Module, images: Tensor, labels: Tensor | None = None, important: Tensor | None = None
+    ) -> Tensor:
+        """Return what a call does, checked, in dtype and place of the images.
+
+        Args:
+            model: network that returns logits (N, K).
+            images: (N, C, H, W), in the units of the radii.
+            labels: class indices (N,), where there are any.
+            important: weight of every pixel to use instead of asking the model, bool or in [0, 1], (N, 1, H, W).
 
         Raises:
             TypeError: something else than a floating-point tensor.
-            ValueError: radii that are not finite, not in [0, eps], or do not broadcast to the images.
+            ValueError: radii that are not finite, not in [0, eps], or do not broadcast to the images; `important` for
+                a budget without weights.
         """
+        if important is not None:
+            self.check_important(important, images)
+            return self.checked(self.radii_of(important.to(images.device), images), images)
+        if self.is_checked:
+            return self(model, images, labels)
         with callers_own(model) as own:  # which a budget of the user's may hold as well
-            return checked_radii(self(own, images, labels), self.eps, images)
+            return self.checked(self(own, images, labels), images)
+
+    def checked(self, radii: Any, images: Tensor) -> Tensor:
+        """Return `radii` that this budget made for `images`, looked at if need be; see `checked_radii`."""
+        return radii if self.is_checked else checked_radii(radii, self.eps, images)
+
+    def check_important(self, important: Any, images: Tensor) -> None:
+        """Raise unless `important` may take the place of this budget's weights for `images` (N, C, H, W).
+
+        Raises:
+            TypeError: no tensor.
+            ValueError: another dtype or shape, numbers outside [0, 1], or a budget without weights.
+        """
+        if not self.has_weights:
+            raise ValueError(f"important does not go with {self!r}, which has a radius for every pixel already")
+        check_weights("important", important, images)
 
 
 class FixedBudget(Budget):
@@ -138,9 +175,10 @@ class FixedBudget(Budget):
         """Return the radius of every pixel, (N, 1, H, W) or (N, C, H, W)."""
         return expanded(self._radii, images)
 
-    def radii(self, model: nn.Module | None, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return what a call does; the radii were checked when this budget was made."""
-        return self(model, images, labels)
+    @property
+    def is_checked(self) -> bool:
+        """Whether the radii are those that were checked when this budget was made."""
+        return type(self) is FixedBudget
 
     def __repr__(self) -> str:
         same = self.eps_low == self.eps

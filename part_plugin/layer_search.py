@@ -75,12 +75,23 @@ def layout_of(model: nn.Module, network: nn.Module, image: Tensor, name: str) ->
     The arguments `model`, `network` and `image` are those of `find_layer`.
 
     Raises:
-        ValueError: it cannot be told.
+        ValueError: it cannot be told, or of its tokens the logits hear the class token alone.
     """
     trace = traced(model, network, image)
-    call = next((call for call in reversed(trace.calls) if call.name == name), None)
-    options = [] if call is None else _readings(call, trace, image.shape[2:])
-    return None if call is None or not options else _placed(call, options, trace)
+    number = next((n for n in reversed(range(len(trace.calls))) if trace.calls[n].name == name), None)
+    if number is None:
+        return None
+    call, gradient = trace.calls[number], trace.gradients[number]
+    options = _readings(call, trace, image.shape[2:])
+    if not options:
+        return None
+    layout = _placed(call, options, trace)
+    if "T" in layout.order and gradient is not None and not layout(gradient).any():
+        raise ValueError(
+            f"target layer {name!r} can carry no signal: behind it nothing mixes tokens, and the class token alone "
+            "decides; name an earlier one, or none, and the last that decides is found"
+        )
+    return layout
 
 
 def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:

@@ -1,4 +1,4 @@
-"""Masks remembered per sample between two renewals, a bit per pixel."""
+"""Weights remembered per sample between two renewals: a bit per pixel, or 8 where a rule gives more than yes and no."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+LEVELS = 255
+"""Steps between a weight of 0 and one of 1, where weights are numbers."""
+
 
 class MaskMemory:
-    """Which pixels of which sample were important, since the masks were last renewed.
+    """How important which pixel of which sample was, since the masks were last renewed.
 
     Attributes:
         since: number of the renewal that the masks are of; None before the first.
         size: (H, W) of the images; None while nothing is remembered.
+        soft: whether weights are numbers, remembered in 255 steps, rather than bool.
     """
 
     def __init__(self) -> None:
         self.since: int | None = None
         self.size: tuple[int, int] | None = None
+        self.soft = False
         self._bits: dict[int, npt.NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
@@ -33,29 +38,31 @@ class MaskMemory:
     def renew(self, since: int | None) -> None:
         """Forget everything if the renewal with the number `since` is another than that of the masks."""
         if since != self.since:
-            self._bits, self.size, self.since = {}, None, since
+            self._bits, self.size, self.soft, self.since = {}, None, False, since
 
     def put(self, indices: Iterable[int], masks: Tensor) -> None:
-        """Remember the masks of some samples.
+        """Remember the weights of some samples.
 
         Args:
             indices: numbers of the samples.
-            masks: bool (N, 1, H, W), in their order.
+            masks: bool (N, 1, H, W), or numbers in [0, 1], in their order.
 
         Raises:
-            ValueError: weights that are not bool, or images of another size than those before.
+            ValueError: numbers where bool is remembered or the other way round, or images of another size than those
+                before.
         """
-        if masks.dtype != torch.bool:
-            raise ValueError(
-                f"mask_every > 1 remembers a bit per pixel, and the rule gives {masks.dtype} weights; "
-                "choose a rule with bool weights, such as Threshold, or mask_every=1"
-            )
+        soft = masks.is_floating_point()
+        if self._bits and soft != self.soft:
+            before = "numbers" if self.soft else "bool"
+            raise ValueError(f"the rule gives {masks.dtype} weights, and {before} before; it must give one kind")
         self._check_size(masks.shape[2:])
-        for index, mask in zip(indices, masks.cpu().numpy(), strict=True):
-            self._bits[index] = np.packbits(mask)
+        self.soft = soft
+        kept = (masks.double() * LEVELS).round().to(torch.uint8) if soft else masks
+        for index, mask in zip(indices, kept.cpu().numpy(), strict=True):
+            self._bits[index] = mask.reshape(-1) if soft else np.packbits(mask)
 
     def get(self, index: int, size: Sequence[int]) -> Tensor:
-        """Return the mask of one sample, bool (1, H, W); all True where none is remembered.
+        """Return the weights of one sample, bool or float32 (1, H, W); all 1 where none are remembered.
 
         Args:
             index: number of the sample.
@@ -65,8 +72,10 @@ class MaskMemory:
             ValueError: masks are remembered of images of another size.
         """
         if index not in self._bits:
-            return torch.ones(1, *size, dtype=torch.bool)
+            return torch.ones(1, *size, dtype=torch.float32 if self.soft else torch.bool)
         self._check_size(size)
+        if self.soft:
+            return torch.from_numpy(self._bits[index].reshape(1, *size)).float() / LEVELS
         bits = np.unpackbits(self._bits[index], count=int(np.prod(size)))
         return torch.from_numpy(bits.reshape(1, *size).astype(bool))
 
@@ -91,4 +100,6 @@ class MaskMemory:
         """Go on from `state`, what `state_dict` returned."""
         self.since, size = state["masks_since"], state.get("mask_size")
         self.size = None if size is None else (size[0], size[1])
-        self._bits = dict(zip(state["mask_keys"].tolist(), state["masks"].cpu().numpy(), strict=True))
+        masks = state["masks"].cpu().numpy()
+        self._bits = dict(zip(state["mask_keys"].tolist(), masks, strict=True))
+        self.soft = self.size is not None and masks.shape[1] == self.size[0] * self.size[1]

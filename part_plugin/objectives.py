@@ -154,13 +154,28 @@ def ascent(
     highest = int(labels.max())
 
     def loss(images: Tensor) -> Tensor:
-        logits = logits_of(model, images)
+        logits = _within_float16(logits_of(model, images))
         check_columns(labels, logits.shape[1])
         if highest >= logits.shape[1]:
             check_class_range(labels, logits.shape[1])
-        return sign * objective.attack_loss(logits, labels, natural_logits)
+        natural = None if natural_logits is None else natural_logits.to(logits.dtype)
+        return sign * objective.attack_loss(logits, labels, natural)
 
     return loss
+
+
+def _within_float16(logits: Tensor) -> Tensor:
+    """Return logits (N, K), those in float16 as float32 whose gradient is scaled, for each image, to a largest of 1.
+
+    An attack follows signs alone, which a factor leaves alone; without it the gradients of sure predictions, 1e-6 and
+    less, become 0 on their way down, as float16 has no number below 6e-8.
+    """
+    if logits.dtype != torch.float16:
+        return logits
+    wide = logits.float()
+    tiny = torch.finfo(wide.dtype).tiny
+    wide.register_hook(lambda gradient: gradient / gradient.abs().amax(1, keepdim=True).clamp_min(tiny))
+    return wide
 
 
 def kl_per_sample(logits: Tensor, other_logits: Tensor) -> Tensor:

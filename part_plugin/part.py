@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .attacks.minimum_margin import MinimumMargin
 from .attacks.pixel_ag import GradientCount, pixel_ag
 from .attacks.projection import gaussian_start, seeded_generator, uniform_start
-from .checks import Clip, check_choice, check_clip, check_count, check_images, check_number, check_within
+from .checks import Clip, check_choice, check_clip, check_count, check_images, check_number, check_within, shown
 from .labels import check_columns, classes_of, labels_of
 from .mismatch import explained, warn_of_outputs
 from .network.batching import in_parts
@@ -20,6 +20,7 @@ from .network.isolation import isolated
 from .network.view import logits_of
 from .objectives import Objective, ascent, make_objective
 from .pixel_budget import BudgetOptions, make_budget
+from .schedule import Radius, at_first
 from .scheduled_budget import ScheduledBudget
 
 if TYPE_CHECKING:
@@ -52,20 +53,20 @@ class PART:
     Args:
         objective: "at", "trades", "mart" or an `Objective`.
         beta: weight of the second term of TRADES and MART. (Default: 6.0)
-        eps: radius of important pixels, in the images' units. (Default: 8/255)
+        eps: radius of important pixels, in the images' units, or a function of the epoch. (Default: 8/255)
         alpha: step size of the attack, in the images' units. (Default: 2/255)
         steps: number of steps of the attack. (Default: 10)
         random_start: whether an attack that starts uniformly in the budget does so, or at x.
         attack: "pgd" on the objective's own loss, or "mma", the minimum-margin attack. (Default: "pgd")
         burn_in: number of first epochs with eps everywhere; counted by `set_epoch`. (Default: 20)
-        mask_every: masks are renewed every so many epochs (the paper's s), in between remembered, a bit per pixel. That
-            needs `index`, and images that look the same in every epoch or `important`, masks that moved with them
-            (see `recipes.augmentation.MovedMasks`). (Default: 1)
+        mask_every: masks are renewed every so many epochs (the paper's s), in between remembered, a bit per pixel (8 of
+            weights that are numbers). That needs `index`, and images that look the same in every epoch or `important`,
+            masks that moved with them (see `recipes.augmentation.MovedMasks`). (Default: 1)
         clip: smallest and largest pixel value. (Default: (0, 1))
         fast: options that make the attack cheaper and its gradients approximate; see `network.fast.FAST`.
         seed: seed of the random starts, together with the rank and `step`, so that nothing has to
             be saved to resume; default: torch's global generator.
-        eps_low: radius of the other pixels. (Default: 7/8 of eps, the paper's ratio)
+        eps_low: radius of the other pixels, or a function of the epoch. (Default: 7/8 of eps, the paper's ratio)
         budget: a budget to use instead of one made from the arguments; see `Budget`.
         **options: cam, target_layers, reshape_transform, rule, target; see `PixelBudget`.
 
@@ -78,7 +79,7 @@ class PART:
         objective: str | Objective = "at",
         *,
         beta: float | None = None,
-        eps: float = 8 / 255,
+        eps: Radius = 8 / 255,
         alpha: float = 2 / 255,
         steps: int = 10,
         random_start: bool = True,
@@ -88,19 +89,21 @@ class PART:
         clip: Clip = (0.0, 1.0),
         fast: str | Sequence[str] = (),
         seed: int | None = None,
-        eps_low: float | None = None,
+        eps_low: Radius | None = None,
         budget: Any = None,
         **options: Unpack[BudgetOptions],
     ):
         self.objective = make_objective(objective, beta)
         self.clip = check_clip(clip)
-        self.budget = make_budget(eps, eps_low, budget, **options)
+        if callable(eps) and budget is not None:
+            raise ValueError(f"eps={shown(eps)} does not go with budget={budget!r}, which has its own")
+        self.budget = make_budget(at_first(eps), at_first(eps_low), budget, **options)
         check_within("eps", self.budget.eps, self.clip)
         self.alpha = check_within("alpha", check_number("alpha", alpha, above=True), self.clip)
         self.steps = check_count("steps", steps)
         self.minimum_margin = check_choice("attack", attack, ("pgd", "mma")) == "mma"
         self.random_start = random_start
-        self.scheduled = ScheduledBudget(self.budget, burn_in, mask_every)
+        self.scheduled = ScheduledBudget(self.budget, burn_in, mask_every, eps=eps, eps_low=eps_low)
         self.schedule, self.masks = self.scheduled.schedule, self.scheduled.masks
         self.fast = check_fast(fast)
         self.seed = seed if seed is None else check_count("seed", seed, 0)
@@ -108,8 +111,13 @@ class PART:
         self.gradients = GradientCount()
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell PART the number of the `epoch` that begins, counted from 0."""
-        self.schedule.set_epoch(epoch)
+        """Tell PART the number of the `epoch` that begins, counted from 0.
+
+        Raises:
+            TypeError, ValueError: an epoch, or a radius of it, that is not allowed.
+        """
+        self.scheduled.set_epoch(epoch)
+        check_within("eps", self.budget.eps, self.clip)
 
     @property
     def burning_in(self) -> bool:
@@ -126,7 +134,8 @@ class PART:
             x: images (N, C, H, W) inside `clip`.
             y: class indices (N,) or (N, 1), one-hot or probabilities (N, K), whose likeliest is the true one.
             index: number of each sample in its dataset, (N,); only for mask_every > 1.
-            important: where the important pixels of x are, bool (N, 1, H, W), instead of maps made here.
+            important: where the important pixels of x are, bool or weights in [0, 1], (N, 1, H, W), instead of maps
+                made here.
 
         Raises:
             TypeError, ValueError: images outside `clip`, NaN, integer images, wrong labels or masks.
@@ -145,7 +154,8 @@ class PART:
             TypeError, ValueError, RuntimeError: see `loss`.
         """
         check_images(x, self.clip, hint=_RANGE_HINT)
-        self.scheduled.check_important(important, x)
+        if important is not None:
+            self.budget.check_important(important, x)
         y = labels_of(y, len(x))
         with explained(model, x), isolated(model, x, channels_last=True) as model:
             x, y = x.detach().clone(), y.to(x.device).clone()  # also tensors made under inference_mode will do
@@ -236,7 +246,7 @@ class PART:
             self.scheduled.remembered(model, x, y, index)
 
     def mask_of(self, index: int, size: Sequence[int]) -> Tensor:
-        """Return the mask of sample `index` of `size` (H, W), bool (1, H, W); all True where none is remembered."""
+        """Return the mask of sample `index` of `size` (H, W), bool or float32 (1, H, W); all 1 where none is known."""
         return self.masks.get(index, size)
 
     def _start(self, x: Tensor, radii: Tensor) -> Tensor | None:

@@ -65,8 +65,6 @@ class PixelBudget(Budget):
         ValueError: eps < 0, eps_low < 0, eps_low > eps, an unknown `cam` or `target`.
     """
 
-    has_weights = True
-
     def __init__(
         self,
         eps: float = 8 / 255,
@@ -170,9 +168,15 @@ class PixelBudget(Budget):
             return torch.where(weights, eps, eps_low)
         return torch.lerp(eps_low, eps, weights.to(images.dtype))
 
-    def radii(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return what a call does; weights have been checked, so that these radii need not be."""
-        return self(model, images, labels)
+    @property
+    def has_weights(self) -> bool:
+        """Whether the radii come from weights; not those of a subclass with a call of its own."""
+        return type(self).__call__ is PixelBudget.__call__
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether weights, and so radii, have been checked; not those of a subclass."""
+        return type(self) is PixelBudget
 
     @property
     def no_signal(self) -> int:

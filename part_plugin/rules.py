@@ -89,6 +89,33 @@ def check_rule(rule: Any) -> Rule:
     return checked
 
 
+def check_weights(name: str, weights: Any, images: Tensor) -> None:
+    """Raise unless `weights` are of the images.
+
+    Args:
+        name: of the argument.
+        weights: bool, or numbers in [0, 1], (N, 1, H, W).
+        images: (N, C, H, W).
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: another dtype or shape, or numbers outside [0, 1].
+    """
+    needed = (len(images), 1, *images.shape[2:])
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"{name} is a {type(weights).__name__}; a tensor {needed}, bool or in [0, 1], is needed")
+    if weights.shape != needed or not (weights.dtype == torch.bool or weights.is_floating_point()):
+        raise ValueError(f"{name} is {weights.dtype} {tuple(weights.shape)}; {needed}, bool or in [0, 1], is needed")
+    if weights.dtype != torch.bool and weights.numel():
+        _check_range(f"{name} has", weights)
+
+
+def _check_range(found: str, weights: Tensor) -> None:
+    lowest, highest = (float(value) for value in torch.aminmax(weights))
+    if not 0 <= lowest <= highest <= 1:  # false for NaN
+        raise ValueError(f"{found} weights from {lowest:g} to {highest:g}; they must be in [0, 1]")
+
+
 def weights_of(rule: Rule, maps: Tensor) -> tuple[Tensor, Tensor]:
     """Return the weights that a rule makes of maps, and which images it says nothing of, bool (N, 1, 1, 1).
 
@@ -107,11 +134,7 @@ def weights_of(rule: Rule, maps: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"rule={shown(rule)} returned {shape}; weights of shape {tuple(maps.shape)} are needed")
     weights = torch.where(without_signal(maps), torch.ones_like(weights), weights.detach())
     if weights.dtype != torch.bool and type(rule) is not Soft:  # which need no look, for which a GPU must be waited for
-        lowest, highest = (float(value) for value in torch.aminmax(weights))
-        if not 0 <= lowest <= highest <= 1:  # false for NaN
-            raise ValueError(
-                f"rule={shown(rule)} returned weights from {lowest:g} to {highest:g}; they must be in [0, 1]"
-            )
+        _check_range(f"rule={shown(rule)} returned", weights)
     silent = without_signal(maps) | (weights.amax((1, 2, 3), keepdim=True) == 0)
     return torch.where(silent, torch.ones_like(weights), weights), silent
 

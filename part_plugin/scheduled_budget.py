@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .budget import Budget, uniform
+from .budget import Budget, set_radius, uniform
 from .masks import MaskMemory
 from .network.batching import in_parts
-from .schedule import Schedule
+from .schedule import Radius, Schedule
 
 
 class ScheduledBudget:
@@ -18,35 +18,31 @@ class ScheduledBudget:
         budget: the radii after the burn-in.
         burn_in: see `Schedule`.
         mask_every: see `Schedule`.
+        radii: see `Schedule`.
 
     Raises:
         TypeError: a count that is no integer.
         ValueError: counts that are not allowed, or masks to renew of a budget that has none.
     """
 
-    def __init__(self, budget: Budget, burn_in: int, mask_every: int):
+    def __init__(self, budget: Budget, burn_in: int, mask_every: int, **radii: Radius | None):
         self.budget = budget
-        self.schedule = Schedule(burn_in, mask_every)
+        self.schedule = Schedule(burn_in, mask_every, **radii)
         self.masks = MaskMemory()
         if mask_every > 1 and not budget.has_weights:
             raise ValueError(f"mask_every={mask_every} needs a PixelBudget; {budget!r} has no masks to renew")
 
-    def check_important(self, important: Tensor | None, x: Tensor) -> None:
-        """Raise unless `important` is None or the masks of images `x` (N, C, H, W), bool (N, 1, H, W).
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an `epoch`, counted from 0, with its radii.
 
         Raises:
-            TypeError: no tensor.
-            ValueError: another dtype or shape, or a budget that needs no masks.
+            TypeError, ValueError: an epoch or a radius that is not allowed.
         """
-        if important is None:
-            return
-        if not self.budget.has_weights:
-            raise ValueError(f"important does not go with {self.budget!r}, which has a radius for every pixel already")
-        needed = (len(x), 1, *x.shape[2:])
-        if not isinstance(important, Tensor):
-            raise TypeError(f"important is a {type(important).__name__}; a bool tensor {needed} is needed")
-        if important.shape != needed or important.dtype != torch.bool:
-            raise ValueError(f"important is {important.dtype} {tuple(important.shape)}; bool {needed} is needed")
+        radii = self.schedule.set_epoch(epoch)
+        if len(radii) == 2:  # which fit each other, and need not fit those before
+            set_radius(self.budget, "eps_low", None)
+        for name in sorted(radii):
+            set_radius(self.budget, name, radii[name])
 
     def radii(
         self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None = None, important: Tensor | None = None
@@ -58,18 +54,21 @@ class ScheduledBudget:
             x: images (N, C, H, W).
             y: class indices (N,).
             index: number of each sample, (N,), where masks are remembered.
-            important: masks that have been checked, instead of those made here.
+            important: weights (N, 1, H, W) instead of those made here; see `Budget.radii`.
         """
         if self.schedule.burning_in:
             return uniform(x, self.budget.eps), None
         if not self.budget.has_weights or self.budget.eps_low == self.budget.eps:
             return self.budget.radii(model, x, y), None
         if important is not None:
-            return self.budget.radii_of(important.to(x.device), x), None
+            return self.budget.radii(model, x, y, important), None
         if self.schedule.mask_every > 1:
-            return self.budget.radii_of(self.remembered(model, x, y, index), x), None
+            return self._radii_of(self.remembered(model, x, y, index), x), None
         weights, natural_logits = self._weights(model, x, y)
-        return self.budget.radii_of(weights, x), natural_logits
+        return self._radii_of(weights, x), natural_logits
+
+    def _radii_of(self, weights: Tensor, x: Tensor) -> Tensor:
+        return self.budget.checked(self.budget.radii_of(weights, x), x)
 
     def remembered(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
         """Return the masks of the samples numbered `index`, making those not seen since the renewal.

@@ -142,6 +142,15 @@ def test_the_map_of_a_swin_is_that_of_pytorch_grad_cam_with_the_documented_resha
     torch.testing.assert_close(ours[:, 0], torch.from_numpy(library), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("layer", ["blocks.2", "blocks.2.norm2", "norm"])
+def test_a_layer_behind_which_nothing_mixes_tokens_is_refused(layer):
+    message = f"target layer {layer!r} can carry no signal: behind it nothing mixes tokens, and the class token alone "
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}decides; name an earlier one"):
+        class_activation_map(vit(), torch.rand(2, 1, 8, 8), target_layers=layer)
+    averaging = vit(weight_init="skip", global_pool="avg")
+    assert class_activation_map(averaging, torch.rand(2, 1, 8, 8), target_layers="norm").any()
+
+
 def test_a_head_of_zeros_hides_nothing():
     network = vit()
     with torch.no_grad():

@@ -85,10 +85,33 @@ def test_as_many_numbers_as_masks():
         MaskMemory().load_state_dict(memory.state_dict() | {"mask_keys": torch.tensor([0])})
 
 
-def test_weights_that_are_no_masks():
-    message = (
-        "mask_every > 1 remembers a bit per pixel, and the rule gives torch.float32 weights; "
-        "choose a rule with bool weights, such as Threshold, or mask_every=1"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        MaskMemory().put([0], torch.rand(1, 1, 3, 3))
+def test_numbers_are_remembered_in_255_steps(tmp_path):
+    memory, weights = MaskMemory(), torch.rand(5, 1, 3, 7, generator=torch.Generator().manual_seed(0))
+    weights[0, 0, 0, :3] = torch.tensor([0.0, 1.0, 0.5])
+    memory.renew(0)
+    memory.put(range(5), weights)
+    assert memory.state_dict()["masks"].nbytes == 5 * 21
+    torch.save(memory.state_dict(), tmp_path / "state.pt")
+    other = MaskMemory()
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for index, weight in enumerate(weights):
+        for each in (memory, other):
+            found = each.get(index, (3, 7))
+            assert found.dtype == torch.float32
+            assert torch.equal(found, torch.round(weight.double() * 255).float() / 255)
+    assert torch.equal(memory.get(99, (3, 7)), torch.ones(1, 3, 7))
+    memory.renew(1)
+    assert memory.get(0, (3, 7)).dtype == torch.bool
+
+
+def test_a_rule_that_changes_its_kind():
+    for first, then, message in (
+        (random_masks(1), torch.rand(1, 1, 3, 7), "the rule gives torch.float32 weights, and bool before"),
+        (torch.rand(1, 1, 3, 7), random_masks(1), "the rule gives torch.bool weights, and numbers before"),
+    ):
+        memory = MaskMemory()
+        memory.put([0], first)
+        before = memory.get(0, (3, 7))
+        with pytest.raises(ValueError, match=f"^{message}; it must give one kind$"):
+            memory.put([0], then)
+        assert torch.equal(memory.get(0, (3, 7)), before)

@@ -1,8 +1,11 @@
+import copy
 import math
 import re
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from part_plugin import AT, MART, PART, TRADES, Objective
 from part_plugin.objectives import ascent, kl_per_sample, make_objective
@@ -200,3 +203,36 @@ def test_what_an_attack_climbs(digits_net, batch, objective):
     message = "^labels contain class 10; allowed is 0 to 9$"
     with pytest.raises(ValueError, match=message):
         ascent(digits_net, objective, torch.full((16,), 10), natural)(images)
+
+
+class Sure(nn.Module):
+    """A network whose predictions are surer, by a factor for each image."""
+
+    def __init__(self, net, factor):
+        super().__init__()
+        self.net, self.factor = net, factor
+
+    def forward(self, x):
+        return self.net(x) * self.factor.to(x.dtype)
+
+
+@pytest.mark.parametrize("objective", ["at", "trades"])
+def test_an_attack_in_float16_follows_the_gradients_of_sure_predictions(digits_net, batch, objective):
+    """Whose losses are far below what float16 can tell from 0; the signs are those of double precision."""
+    images, labels = batch[0], digits_net(batch[0]).argmax(1)
+    images = (images + 0.01 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    model = Sure(digits_net, 14 / -torch.topk(digits_net(images).detach(), 2).values.diff())  # losses about exp(-14)
+    objective, gradients, losses = make_objective(objective), {}, None
+    for dtype in (torch.float16, torch.float64):
+        network = copy.deepcopy(model).to(dtype)
+        x = images.to(dtype)
+        natural = network(batch[0].to(dtype)).detach()
+        x.requires_grad_()
+        loss = ascent(network, objective, labels, natural)(x)
+        losses = F.cross_entropy(network(x), labels, reduction="none")
+        (gradients[dtype],) = torch.autograd.grad(loss, x)
+    assert losses.max() < 1e-5
+    half, double = gradients[torch.float16].double(), gradients[torch.float64]
+    assert (half.flatten(1).abs().amax(1) > 0).all()
+    large = double.abs() > 0.05 * double.abs().amax((1, 2, 3), keepdim=True)
+    assert (half.sign() == double.sign())[large].double().mean() > 0.97

@@ -48,6 +48,22 @@ def test_burn_in_uses_eps_everywhere(digits_net, batch):
         assert (far < 0.4) == expect_low, (epoch, far)
 
 
+def test_eps_as_a_function_of_the_epoch(digits_net, batch):
+    """Is the eps that the epoch gives it, by hand."""
+    part = PART(eps=lambda epoch: 0.04 * (epoch + 1), burn_in=1, alpha=0.1, seed=0)
+    for epoch in range(3):
+        part.set_epoch(epoch)
+        fixed = PART(eps=0.04 * (epoch + 1), burn_in=1, alpha=0.1, seed=0)
+        fixed.set_epoch(epoch)
+        part.step = 0
+        assert torch.equal(part.perturb(digits_net, *batch), fixed.perturb(digits_net, *batch))
+    with pytest.raises(ValueError, match=r"^eps=1.2 "):
+        part.set_epoch(29)
+    message = r"^eps=<<lambda>> does not go with budget=FixedBudget\(eps=0.1\), which has its own$"
+    with pytest.raises(ValueError, match=message):
+        PART(eps=lambda epoch: 0.1, budget=FixedBudget(0.1))
+
+
 def test_burn_in_that_nobody_counts_is_an_error(digits_net, batch):
     with pytest.raises(RuntimeError, match=r"burn_in=20 and mask_every=1 count epochs: call set_epoch\(epoch\)"):
         PART().loss(digits_net, *batch)
@@ -304,8 +320,10 @@ def test_masks_that_are_given_are_used(digits_net, batch):
     part.set_epoch(0)
     burning = (part.perturb(digits_net, *batch, important=~important) - batch[0]).abs()
     assert (burning[important] > part.budget.eps_low + 1e-6).any()
-    for wrong in (important.float(), important[:3], important[:, :, :4]):
-        with pytest.raises(ValueError, match=r"important is torch\..*; bool \(16, 1, 8, 8\) is needed"):
+    for wrong in (important.int(), important[:3], important[:, :, :4]):
+        with pytest.raises(
+            ValueError, match=r"important is torch\..*; \(16, 1, 8, 8\), bool or in \[0, 1\], is needed"
+        ):
             part.loss(digits_net, *batch, important=wrong)
 
 
@@ -660,7 +678,7 @@ def test_calls_that_are_refused_in_one_sentence(digits_net, batch):
     message = "important does not go with FixedBudget(eps=0.1), which has a radius for every pixel already"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         fixed.loss(digits_net, *batch, important=important)
-    message = "important is a ndarray; a bool tensor (16, 1, 8, 8) is needed"
+    message = "important is a ndarray; a tensor (16, 1, 8, 8), bool or in [0, 1], is needed"
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         PART(burn_in=0).loss(digits_net, *batch, important=important.numpy())
     assert_untouched(digits_net, before)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from part_plugin.schedule import Schedule
+from part_plugin.schedule import Schedule, at_first
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,18 @@ def test_wrong_counts():
             Schedule(*arguments)
     with pytest.raises(ValueError, match="^epoch=-1 is not allowed; it must be >= 0$"):
         Schedule(0, 1).set_epoch(-1)
+
+
+def test_radii_of_an_epoch():
+    schedule = Schedule(0, 1, eps=lambda epoch: 0.1 * epoch, eps_low=0.05)
+    assert schedule.set_epoch(3) == {"eps": pytest.approx(0.3)}
+    assert Schedule(0, 1, eps=0.1, eps_low=None).set_epoch(0) == {}
+    assert (at_first(0.1), at_first(None), at_first(lambda epoch: epoch + 2.5)) == (0.1, None, 2.5)
+
+
+@pytest.mark.parametrize("wrong", ["text", None, -0.1, float("nan")])
+def test_radii_that_are_none(wrong):
+    schedule = Schedule(0, 1, eps=lambda epoch: wrong, eps_low=lambda epoch: 0.0)
+    with pytest.raises((TypeError, ValueError), match="^eps="):
+        schedule.set_epoch(0)
+    assert schedule.epoch is None

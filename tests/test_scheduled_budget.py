@@ -119,22 +119,76 @@ def test_masks_of_images_of_another_size(digits_net, batch):
             budget.radii(digits_net, torch.rand(16, 1, 9, 8), batch[1], numbers)
 
 
-def test_weights_that_are_no_masks_cannot_be_remembered(digits_net, batch):
-    budget = scheduled(mask_every=2, rule=Soft())
-    budget.schedule.set_epoch(0)
-    with pytest.raises(ValueError, match="^mask_every > 1 remembers a bit per pixel, and the rule gives torch.float32"):
-        budget.radii(digits_net, *batch, torch.arange(16))
+def test_soft_weights_are_remembered(digits_net, batch):
+    budget, soft = scheduled(mask_every=2, rule=Soft()), PixelBudget(0.2, 0.05, rule=Soft())
+    budget.set_epoch(0)
+    expected = soft.weights(digits_net, batch[0])[0]
+    for epoch in (0, 1):
+        budget.set_epoch(epoch)
+        radii, _ = budget.radii(digits_net, *batch, torch.arange(16))
+        assert torch.equal(radii, soft.radii_of((expected.double() * 255).round().float() / 255, batch[0]))
+        nn.init.normal_(digits_net.head.weight)  # the maps are others from here on
+    assert budget.budget.images == 16
 
 
-def test_masks_that_are_given_are_checked(batch):
-    budget = scheduled()
-    budget.check_important(None, batch[0])
-    budget.check_important(torch.ones(16, 1, 8, 8, dtype=torch.bool), batch[0])
-    for wrong, found in (
-        (torch.ones(16, 1, 8, 8), "torch.float32 (16, 1, 8, 8)"),
-        (torch.ones(16, 8, 8, dtype=torch.bool), "torch.bool (16, 8, 8)"),
-        (torch.ones(15, 1, 8, 8, dtype=torch.bool), "torch.bool (15, 1, 8, 8)"),
-        (torch.ones(16, 1, 8, 9, dtype=torch.bool), "torch.bool (16, 1, 8, 9)"),
-    ):
-        with pytest.raises(ValueError, match=f"^{re.escape(f'important is {found}; bool (16, 1, 8, 8) is needed')}$"):
-            budget.check_important(wrong, batch[0])
+def test_radii_that_are_functions_of_the_epoch(digits_net, batch):
+    def warm_up(epoch):
+        return 0.2 * min(1, (epoch + 1) / 4)
+
+    budget = ScheduledBudget(PixelBudget(0.05), 0, 1, eps=warm_up)
+    with pytest.raises(RuntimeError, match=r"^burn_in=0 and mask_every=1, eps=<warm_up> count epochs: call set_epoch"):
+        budget.radii(digits_net, *batch)
+    for epoch, eps in enumerate((0.05, 0.1, 0.15, 0.2, 0.2)):
+        budget.set_epoch(epoch)
+        radii = budget.radii(digits_net, *batch)[0]
+        assert radii.unique().tolist() == pytest.approx([7 / 8 * eps, eps])
+    both = ScheduledBudget(PixelBudget(0.5, 0.4), 0, 1, eps=warm_up, eps_low=lambda epoch: 0.01 * epoch)
+    both.set_epoch(3)  # below the eps_low before
+    assert (both.budget.eps, both.budget.eps_low) == (0.2, 0.03)
+    with pytest.raises(ValueError, match=r"^eps_low=0.9 is larger than eps=0.2; it must be <= eps$"):
+        both.set_epoch(90)
+    assert (both.schedule.epoch, both.budget.eps, both.budget.eps_low) == (3, 0.2, 0.03)
+    low = ScheduledBudget(PixelBudget(0.2, 0.1), 0, 1, eps=0.2, eps_low=lambda epoch: 0.01 * epoch)
+    low.set_epoch(2)
+    assert (low.budget.eps, low.budget.eps_low) == (0.2, 0.02)
+
+
+class Shrunk(PixelBudget):
+    """Half the radii of the paper's."""
+
+    def __call__(self, model, images, labels=None):
+        return super().__call__(model, images, labels) / 2
+
+
+class Inverted(PixelBudget):
+    """Full eps where the map is low."""
+
+    def weights(self, model, images, labels=None):
+        weights, logits = super().weights(model, images, labels)
+        return ~weights, logits
+
+
+class TooWide(PixelBudget):
+    """Radii above eps."""
+
+    def radii_of(self, weights, images):
+        return 2 * super().radii_of(weights, images)
+
+
+def test_a_pixel_budget_that_is_changed_by_a_subclass(digits_net, batch):
+    plain = PixelBudget(0.2, 0.05)(digits_net, batch[0])
+    radii, logits = ScheduledBudget(Shrunk(0.2, 0.05), 0, 1).radii(digits_net, *batch)
+    assert torch.equal(radii, plain / 2)
+    assert logits is None
+    for mask_every in (1, 2):
+        budget = ScheduledBudget(Inverted(0.2, 0.05), 0, mask_every)
+        budget.set_epoch(0)
+        assert torch.equal(budget.radii(digits_net, *batch, torch.arange(16))[0], torch.where(plain > 0.1, 0.05, 0.2))
+        budget = ScheduledBudget(TooWide(0.2, 0.05), 0, mask_every)
+        budget.set_epoch(0)
+        with pytest.raises(
+            ValueError, match=r"^budget returned radii from 0.1 to 0.4; they must be in \[0, eps=0.2\]$"
+        ):
+            budget.radii(digits_net, *batch, torch.arange(16))
+    with pytest.raises(ValueError, match=r"^mask_every=2 needs a PixelBudget; Shrunk\(.* has no masks to renew$"):
+        ScheduledBudget(Shrunk(0.2, 0.05), 0, 2)

@@ -221,8 +221,9 @@ def _check_masks(part: Mapping[str, Any], expected: Expected, renewal: int | Non
     samples = 0 if renewal is None else expected.samples
     if len(keys) != samples or sorted(keys.tolist()) != list(range(samples)):
         raise ValueError(f"masks of {len(keys)} samples are there, not of each of {samples}")
-    width = -(-expected.size[0] * expected.size[1] // 8) if samples else 0
-    if not isinstance(masks, Tensor) or masks.dtype != torch.uint8 or tuple(masks.shape) != (samples, width):
-        raise ValueError(f"its masks are not {samples} of {width} bytes")
+    pixels = expected.size[0] * expected.size[1] if samples else 0
+    shapes = {(samples, -(-pixels // 8)), (samples, pixels)}  # a bit for each pixel, or 8
+    if not isinstance(masks, Tensor) or masks.dtype != torch.uint8 or tuple(masks.shape) not in shapes:
+        raise ValueError(f"its masks are not {samples} of {-(-pixels // 8)} bytes, or of {pixels}")
     if size is not None and not _equal(list(size) if isinstance(size, (tuple, list)) else size, list(expected.size)):
         raise ValueError(f"mask_size={short(size)} is not {short(tuple(expected.size))}")

@@ -5,7 +5,7 @@ from conftest import SmallNet
 from mistakes.mistake import Mistake, each
 from torch import nn
 
-from part_plugin import PART, TRADES, FixedBudget, PixelBudget, Soft, Threshold, TopShare
+from part_plugin import PART, TRADES, FixedBudget, PixelBudget, Threshold, TopShare
 
 with torch.random.fork_rng():
     torch.manual_seed(0)
@@ -28,6 +28,10 @@ class Returning(nn.Module):
 
     def forward(self, x):
         return self.change(self.net(x))
+
+
+def warm_up(epoch):
+    return 0.05 * (epoch + 1)
 
 
 def wide(maps):
@@ -394,17 +398,42 @@ MISTAKES = [
         "mask_every=2 needs a PixelBudget; FixedBudget(eps=0.1) has no masks to renew",
     ),
     Mistake(
-        "masks that are remembered of a soft rule",
-        lambda: loss(options={"mask_every": 2, "rule": Soft()}, index=torch.arange(2)),
+        "masks as integers",
+        lambda: loss(important=torch.ones(2, 1, 8, 8).long()),
         ValueError,
-        "mask_every > 1 remembers a bit per pixel, and the rule gives torch.float32 weights; choose a rule with bool "
-        "weights, such as Threshold, or mask_every=1",
+        "important is torch.int64 (2, 1, 8, 8); (2, 1, 8, 8), bool or in [0, 1], is needed",
     ),
     Mistake(
-        "masks as numbers",
-        lambda: loss(important=torch.rand(2, 1, 8, 8)),
+        "masks in pixel values",
+        lambda: loss(important=255 * torch.ones(2, 1, 8, 8)),
         ValueError,
-        "important is torch.float32 (2, 1, 8, 8); bool (2, 1, 8, 8) is needed",
+        "important has weights from 255 to 255; they must be in [0, 1]",
+    ),
+    Mistake(
+        "masks beside radii",
+        lambda: loss(options={"budget": FixedBudget(0.1)}, important=torch.ones(2, 1, 8, 8)),
+        ValueError,
+        "important does not go with FixedBudget(eps=0.1), which has a radius for every pixel already",
+    ),
+    # radii that change
+    Mistake(
+        "a function of the epoch, and no epoch",
+        lambda: PART(eps=warm_up, burn_in=0).loss(NET, X, Y),
+        RuntimeError,
+        "burn_in=0 and mask_every=1, eps=<warm_up> count epochs: call set_epoch(epoch) at the start of each, or pass "
+        "burn_in=0 and mask_every=1 and numbers for radii",
+    ),
+    Mistake(
+        "an eps that falls below eps_low",
+        lambda: loss(options={"eps": warm_up, "eps_low": 0.1}),
+        ValueError,
+        "eps_low=0.1 is larger than eps=0.05; it must be <= eps",
+    ),
+    Mistake(
+        "a function of the epoch beside a budget",
+        lambda: PART(eps=warm_up, budget=FixedBudget(0.1)),
+        ValueError,
+        "eps=<warm_up> does not go with budget=FixedBudget(eps=0.1), which has its own",
     ),
     # budgets and rules
     Mistake(

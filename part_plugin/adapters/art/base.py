@@ -93,7 +93,12 @@ class PixelEvasionBase(EvasionAttack):
         """Take over what the user changed on the attack that this one was made of, if there is one."""
 
     def generate(
-        self, x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None, *, mask: npt.NDArray[Any] | None = None
+        self,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any] | None = None,
+        *,
+        mask: npt.NDArray[Any] | None = None,
+        important: npt.NDArray[Any] | Tensor | None = None,
     ) -> npt.NDArray[np.float32]:
         """Generate adversarial samples and return them in an array.
 
@@ -104,11 +109,13 @@ class PixelEvasionBase(EvasionAttack):
         :param y: Class indices, one-hot labels or probabilities, the targets if the attack is targeted; default:
                   predictions.
         :param mask: Array broadcastable to `x`; features where it is zero are not perturbed.
+        :param important: Array of shape `(nb_samples, 1, height, width)`, bool or weights in [0, 1], taken in place of
+                          a map.
         :return: Adversarial samples, float32.
 
         Raises:
-            TypeError: Images or labels that are no arrays of numbers.
-            ValueError: A targeted attack without targets; images, labels or a mask that are not allowed.
+            TypeError: Images, labels or weights that are no arrays of numbers.
+            ValueError: A targeted attack without targets; images, labels, a mask or weights that are not allowed.
         """
         self.follow()
         self._check_params()
@@ -118,6 +125,10 @@ class PixelEvasionBase(EvasionAttack):
         images = images_of(x, self.clip)
         labels = None if y is None else labels_of(y, len(images), classifier.nb_classes)
         allowed = None if mask is None else torch.as_tensor(_as_large_as(x, mask) != 0)
+        if isinstance(important, np.ndarray):
+            important = torch.from_numpy(important)
+        if important is not None:
+            self.budget.check_important(important, images)
         adv = np.empty(images.shape, ART_NUMPY_DTYPE)
         size = self._rows_at_once(len(images))
         name = f"{type(self).__name__} - Batches"
@@ -130,7 +141,8 @@ class PixelEvasionBase(EvasionAttack):
                 batch = images[rows].to(classifier.device)
                 with torch.no_grad():
                     target = logits_of(view, batch).argmax(1) if labels is None else labels[rows].to(batch.device)
-                radii = self.budget.radii(view, batch, classes_of(target))
+                given = None if important is None else important[rows]
+                radii = self.budget.radii(view, batch, classes_of(target), given)
                 if allowed is not None:
                     radii = radii * allowed[rows].to(batch.device)
                 adv[rows] = self.craft(view, batch, target, radii).cpu().numpy()

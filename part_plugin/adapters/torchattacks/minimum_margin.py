@@ -32,14 +32,14 @@ class _MinimumMarginAttack(PixelAttackBase):
         self.targets = targets
         self.supported_mode = ["default"]
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None, *, important: Tensor | None = None) -> Tensor:
         r"""
         Overridden.
         """
         images = self._images(images)
         labels = self._labels(labels, images)
         view = self._view()
-        radii = self.budget.radii(view, images, labels)
+        radii = self.budget.radii(view, images, labels, important)
         start = uniform_start(images, radii, self.eps) if self.random_start else None
         attack = MinimumMargin(view, images, labels, radii, self.alpha, start, targets=self.targets)
         return attack.advance(self.steps)
@@ -115,6 +115,7 @@ class PixelMMA(_MinimumMarginAttack):
     Shape:
         - images: :math:`(N, C, H, W)`, range [0, 1], or normalised after `set_normalization_used`.
         - labels: :math:`(N)`; without labels the predicted classes take their place.
+        - important: :math:`(N, 1, H, W)`, by keyword, bool or weights in [0, 1]: taken in place of a map.
         - output: :math:`(N, C, H, W)`.
 
     Examples::

@@ -46,6 +46,7 @@ class PixelPGD(PixelAttackBase):
     Shape:
         - images: :math:`(N, C, H, W)`, range [0, 1], or normalised after `set_normalization_used`.
         - labels: :math:`(N)`; without labels the predicted classes take their place.
+        - important: :math:`(N, 1, H, W)`, by keyword, bool or weights in [0, 1]: taken in place of a map.
         - output: :math:`(N, C, H, W)`.
 
     Examples::
@@ -75,14 +76,14 @@ class PixelPGD(PixelAttackBase):
         self.fast = check_fast(fast)
         self.supported_mode = ["default", "targeted"]
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None, *, important: Tensor | None = None) -> Tensor:
         r"""
         Overridden.
         """
         images = self._images(images)
         labels = self._labels(labels, images)
         view = self._view()
-        radii = self.budget.radii(view, images, labels)
+        radii = self.budget.radii(view, images, labels, important)
         aim = class_indices(self.get_target_label(images, labels), len(images)) if self.targeted else labels
         start = uniform_start(images, radii, self.eps) if self.random_start else None
         with accelerated(view, images, self.fast) as attacked:
@@ -112,6 +113,7 @@ class PixelTPGD(PixelAttackBase):
     Shape:
         - images: :math:`(N, C, H, W)`, range [0, 1], or normalised after `set_normalization_used`.
         - labels: only looked at by a budget with target="true".
+        - important: :math:`(N, 1, H, W)`, by keyword, bool or weights in [0, 1]: taken in place of a map.
         - output: :math:`(N, C, H, W)`.
 
     Examples::
@@ -139,13 +141,14 @@ class PixelTPGD(PixelAttackBase):
         self.steps = steps
         self.supported_mode = ["default"]
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None, *, important: Tensor | None = None) -> Tensor:
         r"""
         Overridden.
         """
         images = self._images(images)
         view = self._view()
-        radii = self.budget.radii(view, images, None if labels is None else self._labels(labels, images))
+        classes = None if labels is None else self._labels(labels, images)
+        radii = self.budget.radii(view, images, classes, important)
         with torch.no_grad():
             natural_logits = logits_of(view, images)
         loss = ascent(view, TRADES(), natural_logits.argmax(1), natural_logits)

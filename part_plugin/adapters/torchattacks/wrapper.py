@@ -44,6 +44,12 @@ class PixelAttack(PixelAttackBase):
             (Default: None)
         **options: cam, target_layers, reshape_transform, rule, target; see `PixelBudget`.
 
+    Shape:
+        - images: :math:`(N, C, H, W)`, range [0, 1], or normalised after `set_normalization_used`.
+        - labels: :math:`(N)`; without labels the predicted classes take their place.
+        - important: :math:`(N, 1, H, W)`, by keyword, bool or weights in [0, 1]: taken in place of a map.
+        - output: :math:`(N, C, H, W)`.
+
     Examples::
         >>> attack = part_plugin.PixelAttack(torchattacks.MIFGSM(model, eps=8/255))
         >>> adv_images = attack(images, labels)
@@ -85,7 +91,7 @@ class PixelAttack(PixelAttackBase):
             if getattr(attack, self._radius, None) == before:
                 setattr(attack, self._radius, value)
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None, *, important: Tensor | None = None) -> Tensor:
         r"""
         Overridden.
         """
@@ -95,7 +101,7 @@ class PixelAttack(PixelAttackBase):
         view = self._view()
         with torch.no_grad():
             check_class_range(labels, logits_of(view, images[:1]).shape[1])
-        radii = self.budget.radii(view, images, labels)
+        radii = self.budget.radii(view, images, labels, important)
         mask = relative_radii(radii, self.eps)
         network_input = images if view.preprocess is None else view.preprocess(images)
         with change_of_variable(self.model, network_input, mask):

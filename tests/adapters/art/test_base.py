@@ -299,3 +299,26 @@ def test_no_pixel_leaves_its_budget(wrapped, channels, relative_eps, ratio, clip
     adv = attack.generate(images, labels)
     given = torch.from_numpy(images.astype(np.float32))
     within(given, torch.from_numpy(adv), budget.radii(classifier_view(classifier), given), clip)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("dtype", [bool, np.float32])
+def test_weights_of_ones_own_take_the_place_of_a_map(digits_net, arrays, name, dtype):
+    """Which give what a fixed budget of the same radii does, also in batches, and no map is made."""
+    x, y = arrays
+    weights = np.random.default_rng(0).random((16, 1, 8, 8), np.float32)
+    weights = weights > 0.5 if dtype is bool else weights
+    attack = EVERY[name](classify(digits_net), EPS, eps_low=EPS / 4)
+    radii = torch.lerp(torch.tensor(EPS / 4), torch.tensor(EPS), torch.from_numpy(weights).float())
+    adv = run(attack, x[:5], y[:5], important=weights[:5])
+    fixed = EVERY[name](classify(digits_net), EPS, budget=FixedBudget(radii[:5].double().clamp(EPS / 4, EPS)))
+    np.testing.assert_allclose(adv, run(fixed, x[:5], y[:5]), atol=1e-6)
+    assert attack.budget.images == 0
+    assert not np.array_equal(adv, run(attack, x[:5], y[:5]))
+    whole = run(attack, x, y, important=torch.from_numpy(weights))
+    within(torch.from_numpy(x), torch.from_numpy(whole), radii, (0.0, 1.0))
+    for batch_size in (5, 16):
+        attack.set_params(batch_size=batch_size)
+        assert np.array_equal(run(attack, x, y, important=weights), whole)
+    with pytest.raises(ValueError, match=r"^important is torch.bool \(16, 8, 8\); \(16, 1, 8, 8\), bool or in"):
+        attack.generate(x, y, important=np.ones((16, 8, 8), bool))

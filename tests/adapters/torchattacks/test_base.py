@@ -454,3 +454,30 @@ def test_a_target_function_of_another_shape(digits_net, batch):
 def test_a_radius_where_the_host_has_random_start(digits_net, make):
     with pytest.raises(TypeError, match=r"^random_start=0.03 is a float; True or False is needed$"):
         make(digits_net, 8 / 255, 2 / 255, 10, 0.03)
+
+
+IMPORTANT = {
+    "PixelPGD": lambda model, **given: PixelPGD(model, eps=EPS, alpha=EPS / 4, **given),
+    "PixelTPGD": lambda model, **given: PixelTPGD(model, eps=EPS, alpha=EPS / 4, **given),
+    "PixelMMA": lambda model, **given: PixelMMA(model, eps=EPS, alpha=EPS / 4, **given),
+    "PixelAttack": lambda model, **given: PixelAttack(torchattacks.MIFGSM(model, eps=EPS), **given),
+}
+
+
+@pytest.mark.parametrize("name", IMPORTANT)
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_weights_of_ones_own_take_the_place_of_a_map(digits_net, batch, name, dtype):
+    """Which give what a fixed budget of the same radii does, and no map is made."""
+    weights = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    weights = weights > 0.5 if dtype == torch.bool else weights
+    attack = IMPORTANT[name](digits_net, eps_low=EPS / 4)
+    radii = torch.lerp(torch.tensor(EPS / 4), torch.tensor(EPS), weights.float())
+    fixed = IMPORTANT[name](digits_net, budget=FixedBudget(radii.double().clamp(EPS / 4, EPS)))
+    adv = run(lambda x, y: attack(x, y, important=weights), *batch)
+    torch.testing.assert_close(adv, run(fixed, *batch), atol=1e-6, rtol=0)
+    assert not torch.equal(adv, run(attack, *batch))
+    assert attack.budget.images == 16  # of the line before
+    with pytest.raises(ValueError, match=r"^important is torch.bool \(16, 8, 8\); \(16, 1, 8, 8\), bool or in"):
+        attack(*batch, important=torch.ones(16, 8, 8, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"^important does not go with FixedBudget"):
+        fixed(*batch, important=weights)
