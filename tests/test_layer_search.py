@@ -1,5 +1,7 @@
 """The layer to map is found in networks of tokens and of channels last, by what it does and by no name."""
 
+import re
+
 import pytest
 import timm
 import torch
