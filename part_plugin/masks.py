@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ LEVELS = 255
 
 
 class MaskMemory:
-    """How important which pixel of which sample was, since the masks were last renewed.
+    """How important which pixel of which sample was, since the masks were last renewed: one array, a row per sample.
 
     Attributes:
         since: number of the renewal that the masks are of; None before the first.
@@ -25,59 +25,87 @@ class MaskMemory:
 
     def __init__(self) -> None:
         self.since: int | None = None
+        self._forget()
+
+    def _forget(self) -> None:
         self.size: tuple[int, int] | None = None
         self.soft = False
-        self._bits: dict[int, npt.NDArray[np.uint8]] = {}
+        self._rows: npt.NDArray[np.uint8] = np.empty((0, 0), np.uint8)
+        self._known: npt.NDArray[np.bool_] = np.empty(0, bool)
 
     def __len__(self) -> int:
-        return len(self._bits)
+        return int(self._known.sum())
 
-    def __contains__(self, index: int) -> bool:
-        return index in self._bits
+    def knows(self, indices: Tensor) -> Tensor:
+        """Return of which of the samples numbered `indices` (N,) weights are remembered, bool (N,)."""
+        numbers = indices.cpu().numpy()
+        inside = (numbers >= 0) & (numbers < len(self._known))
+        inside[inside] = self._known[numbers[inside]]
+        return torch.from_numpy(inside)
 
     def renew(self, since: int | None) -> None:
         """Forget everything if the renewal with the number `since` is another than that of the masks."""
         if since != self.since:
-            self._bits, self.size, self.soft, self.since = {}, None, False, since
+            self._forget()
+            self.since = since
 
-    def put(self, indices: Iterable[int], masks: Tensor) -> None:
+    def put(self, indices: Tensor, masks: Tensor) -> None:
         """Remember the weights of some samples.
 
         Args:
-            indices: numbers of the samples.
+            indices: numbers of the samples, (N,), from 0 on; as much memory is taken as the largest asks for.
             masks: bool (N, 1, H, W), or numbers in [0, 1], in their order.
 
         Raises:
-            ValueError: numbers where bool is remembered or the other way round, or images of another size than those
-                before.
+            ValueError: too few or negative numbers of samples, weights that are numbers where bool is remembered or the
+                other way round, images of another size than those before.
         """
-        soft = masks.is_floating_point()
-        if self._bits and soft != self.soft:
+        if len(indices) == 0:
+            return
+        numbers, soft = indices.cpu().numpy(), masks.is_floating_point()
+        if len(numbers) != len(masks):
+            raise ValueError(f"masks of {len(masks)} samples do not fit the numbers of {len(numbers)}")
+        if numbers.min() < 0:
+            raise ValueError(f"index has {numbers.min()}; samples are numbered from 0")
+        if len(self) and soft != self.soft:
             before = "numbers" if self.soft else "bool"
             raise ValueError(f"the rule gives {masks.dtype} weights, and {before} before; it must give one kind")
         self._check_size(masks.shape[2:])
         self.soft = soft
-        kept = (masks.double() * LEVELS).round().to(torch.uint8) if soft else masks
-        for index, mask in zip(indices, kept.cpu().numpy(), strict=True):
-            self._bits[index] = mask.reshape(-1) if soft else np.packbits(mask)
+        rows = (masks.double() * LEVELS).round().to(torch.uint8) if soft else masks
+        flat = rows.flatten(1).cpu().numpy()
+        packed = flat if soft else np.packbits(flat, axis=1)
+        self._make_room(int(numbers.max()) + 1, packed.shape[1])
+        self._rows[numbers], self._known[numbers] = packed, True
 
-    def get(self, index: int, size: Sequence[int]) -> Tensor:
-        """Return the weights of one sample, bool or float32 (1, H, W); all 1 where none are remembered.
+    def get(self, indices: Tensor, size: Sequence[int]) -> Tensor:
+        """Return the weights of some samples, bool or float32 (N, 1, H, W).
 
         Args:
-            index: number of the sample.
-            size: (H, W) of its image.
+            indices: numbers of the samples, (N,).
+            size: (H, W) of their images.
 
         Raises:
+            KeyError: nothing is remembered of one of them.
             ValueError: masks are remembered of images of another size.
         """
-        if index not in self._bits:
-            return torch.ones(1, *size, dtype=torch.float32 if self.soft else torch.bool)
+        missing = indices[~self.knows(indices)]
+        if len(missing):
+            raise KeyError(f"no mask is remembered of sample {int(missing[0])}")
         self._check_size(size)
+        rows = self._rows[indices.cpu().numpy()]
         if self.soft:
-            return torch.from_numpy(self._bits[index].reshape(1, *size)).float() / LEVELS
-        bits = np.unpackbits(self._bits[index], count=int(np.prod(size)))
-        return torch.from_numpy(bits.reshape(1, *size).astype(bool))
+            return torch.from_numpy(rows).view(-1, 1, *size).float() / LEVELS
+        bits = np.unpackbits(rows, axis=1, count=int(np.prod(size)))
+        return torch.from_numpy(bits.view(bool)).view(-1, 1, *size)
+
+    def _make_room(self, samples: int, width: int) -> None:
+        if samples <= len(self._known):
+            return
+        more = max(samples, 2 * len(self._known)) if len(self._known) else samples
+        rows, known = np.zeros((more, width), np.uint8), np.zeros(more, bool)
+        rows[: len(self._known)], known[: len(self._known)] = self._rows.reshape(-1, width), self._known
+        self._rows, self._known = rows, known
 
     def _check_size(self, size: Sequence[int]) -> None:
         size = (size[0], size[1])
@@ -88,18 +116,26 @@ class MaskMemory:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as tensors and plain data."""
-        bits = np.stack(list(self._bits.values())) if self._bits else np.empty((0, 0), np.uint8)
         return {
             "masks_since": self.since,
             "mask_size": self.size,
-            "mask_keys": torch.tensor(list(self._bits), dtype=torch.long),
-            "masks": torch.from_numpy(bits),
+            "mask_keys": torch.from_numpy(np.flatnonzero(self._known)),
+            "masks": torch.from_numpy(self._rows[: len(self._known)][self._known]),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, what `state_dict` returned."""
+        """Go on from `state`, what `state_dict` returned.
+
+        Raises:
+            ValueError: not as many numbers as masks.
+        """
+        self._forget()
         self.since, size = state["masks_since"], state.get("mask_size")
         self.size = None if size is None else (size[0], size[1])
-        masks = state["masks"].cpu().numpy()
-        self._bits = dict(zip(state["mask_keys"].tolist(), masks, strict=True))
-        self.soft = self.size is not None and masks.shape[1] == self.size[0] * self.size[1]
+        numbers, rows = state["mask_keys"].numpy(), state["masks"].cpu().numpy()
+        if len(numbers) != len(rows):
+            raise ValueError(f"masks of {len(rows)} samples do not fit the numbers of {len(numbers)}")
+        if len(numbers):
+            self._make_room(int(numbers.max()) + 1, rows.shape[1])
+            self._rows[numbers], self._known[numbers] = rows, True
+        self.soft = self.size is not None and rows.shape[1] == self.size[0] * self.size[1]

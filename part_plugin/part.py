@@ -245,9 +245,15 @@ class PART:
             x, y = x.detach().clone(), classes_of(labels_of(y, len(x))).to(x.device)
             self.scheduled.remembered(model, x, y, index)
 
-    def mask_of(self, index: int, size: Sequence[int]) -> Tensor:
-        """Return the mask of sample `index` of `size` (H, W), bool or float32 (1, H, W); all 1 where none is known."""
-        return self.masks.get(index, size)
+    def masks_of(self, index: Tensor, size: Sequence[int]) -> Tensor:
+        """Return the masks of samples `index` (N,) of `size` (H, W) in this epoch, bool or float32 (N, 1, H, W).
+
+        They are all 1 while burning in, and with mask_every=1.
+
+        Raises:
+            RuntimeError: no mask of a sample is remembered, or the epoch is not known.
+        """
+        return self.scheduled.masks_of(index, size)
 
     def _start(self, x: Tensor, radii: Tensor) -> Tensor | None:
         generator = None if self.seed is None else seeded_generator(x.device, self.seed, self.step)

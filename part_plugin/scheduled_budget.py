@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -78,17 +80,37 @@ class ScheduledBudget:
         Raises:
             ValueError: no number for each sample, masks that do not fit.
         """
-        numbers = None if index is None else torch.as_tensor(index)
-        if numbers is None or numbers.shape != (len(x),):
+        numbers = torch.as_tensor([0.5] if index is None else index).cpu()
+        if numbers.shape != (len(x),) or numbers.is_floating_point():
             raise ValueError(
                 f"mask_every={self.schedule.mask_every} remembers masks per sample; pass index of shape ({len(x)},)"
             )
         self.masks_due()
-        keys = numbers.tolist()
-        new = [row for row, key in enumerate(keys) if key not in self.masks]
-        if new:
-            self.masks.put([keys[row] for row in new], self._weights(model, x[new], y[new])[0])
-        return torch.stack([self.masks.get(key, x.shape[2:]) for key in keys]).to(x.device)
+        numbers = numbers.long()
+        new = (~self.masks.knows(numbers)).nonzero()[:, 0]
+        if len(new):
+            rows = new.to(x.device)
+            self.masks.put(numbers[new], self._weights(model, x[rows], y[rows])[0])
+        return self.masks.get(numbers, x.shape[2:]).to(x.device)
+
+    def masks_of(self, index: Tensor, size: Sequence[int]) -> Tensor:
+        """Return the weights (N, 1, H, W) of the samples numbered `index` of `size` (H, W) in this epoch.
+
+        They are all 1 while burning in, and where masks are made anew for every batch.
+
+        Raises:
+            RuntimeError: a sample of which nothing is remembered, or an epoch that is not known.
+        """
+        if self.schedule.mask_every == 1 or self.schedule.burning_in:
+            return torch.ones(len(index), 1, *size, dtype=torch.bool)
+        self.masks_due()
+        missing = index[~self.masks.knows(index)]
+        if len(missing):
+            raise RuntimeError(
+                f"no mask is remembered of sample {int(missing[0])} in epoch {self.schedule.epoch}: call remember for "
+                "all samples after set_epoch, and only then begin to load (workers know what was known when they began)"
+            )
+        return self.masks.get(index, size)
 
     def masks_due(self) -> bool:
         """Forget the masks if this epoch renews them, and return whether there are none yet."""

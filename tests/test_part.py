@@ -332,14 +332,14 @@ def test_masks_are_remembered_ahead_of_training(digits_net, batch):
     index = torch.arange(100, 116)
     part.set_epoch(0)
     assert not part.masks_due()
-    assert part.mask_of(100, (8, 8)).all()
+    assert part.masks_of(index, (8, 8)).all()
     part.set_epoch(1)
     assert part.masks_due()
     before, expected = snapshot(digits_net), part.budget.weights(digits_net, *batch)[0]
     part.remember(digits_net, *batch, index)
     assert_untouched(digits_net, before)
     assert not part.masks_due()
-    assert torch.equal(torch.stack([part.mask_of(key, (8, 8)) for key in index.tolist()]), expected)
+    assert torch.equal(part.masks_of(index, (8, 8)), expected)
     assert part.state_dict()["masks"].nbytes == 16 * 64 / 8  # a bit per pixel
     part.set_epoch(2)
     assert not part.masks_due()

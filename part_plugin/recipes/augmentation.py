@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -34,11 +35,29 @@ def augmentation(name: str, size: Sequence[int]) -> Moves:
     return moves
 
 
+class Numbered(Dataset[tuple[Tensor, int, int]]):
+    """Samples (image, class, number) as they are, for `PART.remember`.
+
+    Args:
+        dataset: samples (image, class).
+    """
+
+    def __init__(self, dataset: Samples):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        return *self.dataset[index], index
+
+
 class MovedMasks(Dataset[tuple[Tensor, int, int, Tensor]]):
     """Samples (image, class, number, mask): augmented images with the remembered masks that moved with them.
 
     Masks belong to the images as they are, and are moved by the very crop and flip of their image. Load with a new
-    iterator for each epoch, as `DataLoader` does by default, so that its workers know the masks of that epoch.
+    iterator for each epoch, as `DataLoader` does by default, so that its workers know the masks of that epoch. They are
+    all True while burning in; afterwards one that is missing is an error, as full eps in its place would be plain AT.
 
     Args:
         dataset: samples (image, class) that are not augmented, images (C, H, W).
@@ -56,7 +75,7 @@ class MovedMasks(Dataset[tuple[Tensor, int, int, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int, Tensor]:
         image, label = self.dataset[index]
-        mask = self.part.mask_of(index, image.shape[1:])
+        mask = self.part.masks_of(torch.tensor([index]), image.shape[1:])[0]
         if self.transform is not None:
             tv_tensors = importlib.import_module("torchvision.tv_tensors")
             moved = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))

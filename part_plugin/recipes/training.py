@@ -21,7 +21,7 @@ from ..checks import check_count
 from ..files import StrPath, write_tensors, write_text
 from ..part import PART
 from ..stopping import telling_where
-from .augmentation import MovedMasks, Moves
+from .augmentation import MovedMasks, Moves, Numbered
 from .checkpoints import load_checkpoint, save_checkpoint
 from .common import Samples, usable_device
 from .destination import Destination
@@ -160,7 +160,7 @@ class _Run:
         names += ["eps", "eps_low", "cam"] if budget is None else []  # a budget has its own
         names += [] if settings.objective == "at" else ["beta"]
         self.part = PART(settings.objective, budget=budget, **{name: getattr(settings, name) for name in names})
-        self.plain = MovedMasks(dataset, self.part)
+        self.plain = Numbered(dataset)
         self.moved = MovedMasks(dataset, self.part, transform)
         self.epoch = 0
         self.history: list[dict[str, float]] = []
@@ -172,7 +172,7 @@ class _Run:
         with _everything_seeded(self.settings.seed, self.epoch):
             remembers = self.settings.mask_every > 1
             if remembers and self.part.masks_due():
-                for x, y, index, _ in self.loader(self.plain):
+                for x, y, index in self.loader(self.plain):
                     self.part.remember(self.model, x.to(self.device), y, index)
             loader = self.loader(self.moved, shuffle=True)
             for number, (x, y, index, mask) in enumerate(loader, 1):
@@ -198,7 +198,7 @@ class _Run:
         self.history.append(record)
         return record
 
-    def loader(self, dataset: MovedMasks, shuffle: bool = False) -> DataLoader[Any]:
+    def loader(self, dataset: Numbered | MovedMasks, shuffle: bool = False) -> DataLoader[Any]:
         return DataLoader(dataset, self.settings.batch_size, shuffle, num_workers=self.workers)
 
     def state(self) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, SVHN
 
 from part_plugin import PART
-from part_plugin.recipes.augmentation import MovedMasks, augmentation
+from part_plugin.recipes.augmentation import MovedMasks, Numbered, augmentation
 from part_plugin.recipes.datasets import load_dataset
 
 PADDED = ("cifar10", "svhn", "imagefolder")
@@ -101,6 +102,12 @@ def all_moves(image, mask, flips):
     return moves
 
 
+def remembering(part, number, mask, epoch=0):
+    part.set_epoch(epoch)
+    part.masks_due()
+    part.masks.put(torch.tensor([number]), mask[None])
+
+
 @pytest.mark.parametrize("name", ["cifar10", "svhn", "imagefolder"])
 def test_a_mask_moves_as_its_image_does_in_every_crop_and_flip(name):
     """Brute force: each draw is one of all moves, for image and mask the same; and each move is drawn."""
@@ -108,7 +115,7 @@ def test_a_mask_moves_as_its_image_does_in_every_crop_and_flip(name):
     moves = all_moves(image, mask, flips=name != "svhn")
     assert len(moves) == 5 * 7 * (1 if name == "svhn" else 2)
     part = PART(burn_in=0, mask_every=5)
-    part.masks.put([0], mask[None])
+    remembering(part, 0, mask)
     moved = MovedMasks([(image, 3)], part, augmentation(name, (16, 24)))
     drawn = set()
     with torch.random.fork_rng():
@@ -137,17 +144,44 @@ def test_the_augmentation_of_load_dataset_is_the_same_moves(tmp_path):
             assert any(torch.equal(x, one) for one in moves)
 
 
-def test_masks_stay_without_moves_and_are_full_where_none_is_remembered():
+def test_masks_stay_without_moves_and_are_full_while_burning_in():
     image, mask = numbered()
-    part = PART(burn_in=0, mask_every=5)
-    part.masks.put([1], mask[None])
+    part = PART(burn_in=1, mask_every=5)
     still = MovedMasks([(image, 7), (1 - image, 8)], part)
+    part.set_epoch(0)
+    assert torch.equal(still[1][3], torch.ones(1, 16, 24, dtype=torch.bool))
+    remembering(part, 1, mask, epoch=1)
     assert len(still) == 2
     assert torch.equal(still[1][0], 1 - image)
     assert still[1][1:3] == (8, 1)
     assert torch.equal(still[1][3], mask)
-    assert still[0][3].shape == (1, 16, 24)
-    assert still[0][3].all()
+    plain = Numbered([(image, 7), (1 - image, 8)])
+    assert len(plain) == 2
+    assert torch.equal(plain[1][0], 1 - image)
+    assert plain[1][1:] == (8, 1)
+
+
+def test_a_mask_that_is_missing_after_the_burn_in_is_an_error():
+    """Also in the workers of a loader that began before the masks were made, and after a renewal."""
+    image, mask = numbered()
+    part = PART(burn_in=0, mask_every=2)
+    samples = MovedMasks([(image, 7)] * 8, part)
+    message = r"no mask is remembered of sample {} in epoch {}: call remember for all samples after set_epoch, and only"
+    part.set_epoch(0)
+    for number in range(8):
+        remembering(part, number, mask) if number != 5 else None
+    assert torch.equal(samples[4][3], mask)
+    with pytest.raises(RuntimeError, match=message.format(5, 0)):
+        samples[5]
+    with pytest.raises(RuntimeError, match=message.format(5, 0)):
+        list(DataLoader(samples, 4, num_workers=1))
+    part.set_epoch(1)
+    assert torch.equal(samples[4][3], mask)
+    part.set_epoch(2)
+    with pytest.raises(RuntimeError, match=message.format(4, 2)):
+        samples[4]
+    with pytest.raises(RuntimeError, match="count epochs: call set_epoch"):
+        MovedMasks([(image, 7)], PART(mask_every=2))[0]
 
 
 def test_an_image_may_have_no_room_to_be_cropped():

@@ -100,7 +100,7 @@ def test_masks_reach_the_attack_as_they_moved(tmp_path, digits_set, monkeypatch)
     def spying_remember(part, model, x, y, index):
         assert not kept.keys() & set(index.tolist())
         remember(part, model, x, y, index)
-        kept.update({number: part.mask_of(number, (8, 8)) for number in index.tolist()})
+        kept.update(zip(index.tolist(), part.masks_of(index, (8, 8)), strict=True))
 
     def spying_perturb(part, model, x, y, index=None, important=None):
         attacked.append((part.burning_in, x, y, index, important))
