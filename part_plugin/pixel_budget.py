@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from .budget import AdoptedBudget, Budget, uniform
+from .budget import AdoptedBudget, Budget
 from .cam import map_and_logits
 from .checks import check_choice, check_eps_pair, class_indices, shown
 from .map_sources import Cam, cam_name, check_cam
 from .network.view import without_wrappers
+from .radii import uniform
 from .rules import Rule, Threshold, check_rule, weights_of
 from .target_layers import ReshapeTransform, TargetLayers, layer_names, resolve_target_layers
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .budget import Budget, set_radius, uniform
+from .budget import Budget, set_radius
 from .masks import MaskMemory
 from .network.batching import in_parts
+from .radii import uniform
 from .schedule import Radius, Schedule
 
 

@@ -39,6 +39,7 @@ CORE = [
     "cam_methods",
     "map_sources",
     "cam",
+    "radii",
     "rules",
     "budget",
     "pixel_budget",

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..attacks.pixel_ag import pixel_ag
-from ..budget import uniform
 from ..checks import check_class_range, check_count, check_images, check_number, check_seed, class_indices
 from ..mismatch import check_model
 from ..network.batching import within_memory
 from ..network.view import logits_of
 from ..objectives import AT, ascent
+from ..radii import uniform
 from ..radius import radius_text
 from .attack_result import Flags
 from .common import correct, device_of, evaluated, progress, random_start
