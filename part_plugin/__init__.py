@@ -29,6 +29,7 @@ _CORE = {
 }
 _TORCHATTACKS = ("adapters.torchattacks", "torchattacks", "torchattacks")
 _ART = ("adapters.art", "art", "adversarial-robustness-toolbox tqdm")
+_LIGHTNING = ("adapters.lightning", "lightning", "lightning")
 _CHECKPOINTS = ("recipes.checkpoints", "robustbench", "robustbench 'setuptools<82'")
 _GRADCAM = ("adapters.gradcam", "pytorch-grad-cam", "grad-cam")
 _EVALUATION = ("evaluation", "pyautoattack, pandas and scipy", "pyautoattack pandas scipy tqdm")
@@ -43,6 +44,8 @@ _ADAPTERS = {  # public name -> module, toolkit, what pip installs
     "PARTTrainer": _ART,
     "PARTTrainerTRADES": _ART,
     "PARTTrainerMART": _ART,
+    "PARTModule": _LIGHTNING,
+    "PARTCallback": _LIGHTNING,
     "save_checkpoint": _CHECKPOINTS,
     "load_checkpoint": _CHECKPOINTS,
     "evaluate": _EVALUATION,
@@ -88,6 +91,8 @@ if TYPE_CHECKING:
     from .adapters.art import PARTTrainerTRADES as PARTTrainerTRADES
     from .adapters.art import PixelEvasionAttack as PixelEvasionAttack
     from .adapters.art import PixelProjectedGradientDescent as PixelProjectedGradientDescent
+    from .adapters.lightning import PARTCallback as PARTCallback
+    from .adapters.lightning import PARTModule as PARTModule
     from .adapters.torchattacks import MMA as MMA
     from .adapters.torchattacks import PixelAttack as PixelAttack
     from .adapters.torchattacks import PixelMMA as PixelMMA

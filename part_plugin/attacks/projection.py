@@ -62,8 +62,15 @@ def gaussian_start(
 
 def seeded_generator(device: torch.device, seed: int, step: int) -> torch.Generator:
     """Return a generator on `device` that `seed`, the rank of this process and the number of the step determine."""
-    key = np.random.SeedSequence((seed, int(os.environ.get("RANK", 0)), step))
+    key = np.random.SeedSequence((seed, _rank(), step))
     return torch.Generator(device).manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+
+
+def _rank() -> int:
+    """Return the rank of this process: that of its group, or, before there is one, that which torchrun gave it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return int(os.environ.get("RANK", 0))
 
 
 def relative_radii(radii: Tensor, eps: float) -> Tensor:
