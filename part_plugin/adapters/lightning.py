@@ -23,7 +23,8 @@ class PARTCallback(Callback):
 
     The LightningModule calls `part.loss` or `part.perturb` in its `training_step`; the callback does the rest. Steps
     are counted by the training alone, so that what validation attacks moves no random start, and a `seed` of the PART
-    gives other starts on every rank.
+    gives other starts on every rank. A training that goes on after an epoch ends with the weights of one that was not
+    stopped; after a checkpoint in the middle of one Lightning begins the epoch's batches again, and warns of it.
 
     Args:
         part: the PART that the module's `training_step` uses.
