@@ -25,14 +25,26 @@ def example(name):
     return module
 
 
-@pytest.mark.parametrize("name", ["awp_loop", "ema_loop", "mixup_loop"])
-def test_example_runs(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "networks"), [("awp_loop", 1), ("ema_loop", 2), ("mixup_loop", 1), ("art_own_trainers", 3)]
+)
+def test_example_runs(name, networks, tmp_path):
     script = EXAMPLES / f"{name}.py"
-    assert len(script.read_text().splitlines()) < 70
+    assert len(script.read_text().splitlines()) < 80
     printed = run(script, cwd=tmp_path)
     natural = [float(found) for found in re.findall(r"natural accuracy (\d+\.\d)%", printed)]
-    assert len(natural) == (2 if name == "ema_loop" else 1)
+    assert len(natural) == networks
     assert min(natural) > 80
+
+
+def test_two_lines_away_from_arts_own_trainers(tmp_path):
+    """With every changed line as it was, the script runs without part_plugin."""
+    source = (EXAMPLES / "art_own_trainers.py").read_text()
+    assert source.count("# was: ") == 2
+    before = re.sub(r"^( *).*# was: ", r"\1", source, flags=re.M)
+    assert "part_plugin" not in before
+    (tmp_path / "before.py").write_text(before.replace("nb_epochs=4", "nb_epochs=1").replace("[:1400]", "[:200]"))
+    assert run("before.py", cwd=tmp_path).count("natural accuracy") == 3
 
 
 @pytest.mark.parametrize(("name", "lines"), [("awp_loop", 3), ("mixup_loop", 2)])
