@@ -30,9 +30,9 @@ MapSource = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 The model is in eval mode and takes the images as they are; its layers go by the names that they have in the network,
 also where it stands for that network behind a normalisation. The images are nobody else's: a source that takes
-gradients calls `images.requires_grad_()` first, as the weights may be frozen. What comes back is averaged over
-channels, resized and scaled here. Captum, torch-cam, attention rollout or saliency plug in so, see
-examples/map_sources.py.
+gradients calls `images.requires_grad_()` first, as the weights may be frozen; `network.view.logits_of(model, images)`
+are the logits of a model that returns more than those. What comes back is averaged over channels, resized and scaled
+here. Captum, torch-cam, attention rollout or saliency plug in so, see examples/map_sources.py.
 """
 Cam = str | type | MapSource
 _CALLED_OTHERWISE = ("captum", "torchcam")

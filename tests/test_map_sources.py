@@ -11,6 +11,7 @@ from torch import nn
 
 from part_plugin import PART, PixelBudget, PixelPGD, class_activation_map
 from part_plugin.map_sources import cam_name, check_cam
+from part_plugin.network.view import logits_of
 
 
 class Source:
@@ -82,6 +83,20 @@ def test_a_source_made_of_a_librarys_object_is_none_of_the_librarys(digits_net):
 
     check_cam(around)
     check_cam(partial(around))
+
+
+class Pair(SmallNet):
+    def forward(self, x):
+        return super().forward(x), "more than logits"
+
+
+def test_logits_of_a_network_that_returns_more(digits_net, batch):
+    def saliency(model, images, classes):
+        return Saliency(partial(logits_of, model)).attribute(images.requires_grad_(), target=classes)
+
+    expected = class_activation_map(digits_net, batch[0], cam=saliency)
+    digits_net.__class__ = Pair
+    assert torch.equal(class_activation_map(digits_net, batch[0], cam=saliency), expected)
 
 
 # Gradients of what requires none

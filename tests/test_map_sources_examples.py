@@ -356,6 +356,18 @@ def test_a_network_that_is_frozen_itself_while_it_is_attacked(trained, batch, na
     assert_no_trace(closed, before)
 
 
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, partial(torch.compile, backend="eager")], ids=["parallel", "compile"]
+)
+def test_under_wrappers(source, batch, wrap):
+    """The source gets the network itself, whose layers have their names."""
+    net, cam, _ = source
+    expected, wrapped = class_activation_map(net, *batch, cam), wrap(net)
+    before = traces(net)
+    assert torch.equal(class_activation_map(wrapped, *batch, cam), expected)
+    assert_no_trace(net, before)
+
+
 def test_an_exception_anywhere_leaves_no_trace(source, batch):
     net, cam, _ = source
     x, y = batch[0][:3], batch[1][:3]
