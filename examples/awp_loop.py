@@ -21,11 +21,11 @@ class AWP:
 
     def perturb(self, x, adv, y):
         self.proxy.load_state_dict(self.model.state_dict())
-        names = [name for name, weight in self.proxy.named_parameters() if "weight" in name and weight.dim() > 1]
-        weights = [self.proxy.get_parameter(name) for name in names]
         loss = self.part.training_pass(self.proxy.train(), x, adv, y).loss
-        for name, gradient in zip(names, torch.autograd.grad(loss, weights), strict=True):
-            weight = self.model.get_parameter(name)
+        named = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
+        layers = [name for name, weight in named if "weight" in name and weight.dim() > 1]
+        gradients = torch.autograd.grad(loss, [self.proxy.get_parameter(name) for name in layers])
+        for weight, gradient in zip(map(self.model.get_parameter, layers), gradients, strict=True):
             move = self.gamma * weight.detach().norm() * gradient / (gradient.norm() + 1e-20)
             weight.data += move
             self.moves.append((weight, move))

@@ -145,6 +145,16 @@ def test_how_far_weights_are_moved_and_back(batch):
     assert all(p.grad is None for p in net.parameters())
 
 
+def test_frozen_weights_stay_where_they_are(batch):
+    net = plain_net()
+    net.features.requires_grad_(False)
+    part, x, adv, y = adversarial_batch("at", net, batch)
+    before = copy.deepcopy(net.state_dict())
+    example("awp_loop").AWP(net, part, gamma=0.02).perturb(x, adv, y)
+    moved = [name for name, value in net.state_dict().items() if not torch.equal(value, before[name])]
+    assert moved == ["head.weight"]
+
+
 def test_a_perturbation_of_nothing_is_part_alone(batch):
     nets = plain_net(), plain_net()
     for net, gamma in zip(nets, (0.0, None), strict=True):
