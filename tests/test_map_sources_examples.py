@@ -368,6 +368,17 @@ def test_under_wrappers(source, batch, wrap):
     assert_no_trace(net, before)
 
 
+@pytest.mark.parametrize("context", [torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)])
+def test_contexts(source, batch, context):
+    net, cam, _ = source
+    expected = class_activation_map(net, *batch, cam)
+    with context():
+        found = class_activation_map(net, batch[0] * 1, batch[1], cam)
+    assert not found.is_inference()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0 if context is torch.inference_mode else 0.2)
+
+
 def test_an_exception_anywhere_leaves_no_trace(source, batch):
     net, cam, _ = source
     x, y = batch[0][:3], batch[1][:3]
