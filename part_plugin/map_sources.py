@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,22 +28,32 @@ from .target_layers import (
 MapSource = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """A source of maps: (model, images (N, C, H, W), classes (N,)) -> (N, h, w), (N, 1, h, w) or (N, C, h, w), any scale.
 
-The model is in eval mode and takes the images as they are; what comes back is averaged over channels, resized and
-scaled here. Captum, torch-cam, attention rollout or saliency plug in so.
+The model is in eval mode and takes the images as they are; its layers go by the names that they have in the network,
+also where it stands for that network behind a normalisation. The images are nobody else's: a source that takes
+gradients calls `images.requires_grad_()` first, as the weights may be frozen; `network.view.logits_of(model, images)`
+are the logits of a model that returns more than those. What comes back is averaged over channels, resized and scaled
+here. Captum, torch-cam, attention rollout or saliency plug in so, see examples/map_sources.py.
 """
 Cam = str | type | MapSource
+_CALLED_OTHERWISE = ("captum", "torchcam")
+"""Libraries of maps whose objects are called with other arguments than a source of maps."""
 
 
 def check_cam(cam: Any, target_layers: Any = None, reshape_transform: Any = None) -> None:
     """Raise unless `cam` is a source of maps and goes with `target_layers` and `reshape_transform`.
 
     Raises:
-        TypeError: neither a name, nor a class, nor a function of three arguments.
+        TypeError: neither a name, nor a class, nor a function of three arguments, or one that Captum or torch-cam made.
         ValueError: an unknown name or class, or target layers beside one that takes none.
         ImportError: `cam` is of pytorch-grad-cam, which is not installed.
     """
     if isinstance(cam, str) and cam in METHODS:
         return
+    if _package(cam) in _CALLED_OTHERWISE:
+        raise TypeError(
+            f"cam={cam_name(cam)} is of {_package(cam)}, which calls its own otherwise; a function (model, images, "
+            "classes) -> maps around it is needed, see examples/map_sources.py"
+        )
     if isinstance(cam, (str, type)):
         _library().check_library_method(cam, list(METHODS))
         if target_layers is not None and not _library().takes_layers(cam):
@@ -62,6 +73,8 @@ def check_cam(cam: Any, target_layers: Any = None, reshape_transform: Any = None
 
 def cam_name(cam: Cam) -> str:
     """Return `cam`, a source of maps, as `repr` shows it."""
+    if isinstance(cam, functools.partial):
+        return cam_name(cam.func)
     return cam if isinstance(cam, str) else getattr(cam, "__name__", type(cam).__name__)
 
 
@@ -120,14 +133,30 @@ def own_maps(model: nn.Module, images: Tensor, classes: Tensor, cam: MapSource) 
         cam: the source.
 
     Raises:
-        ValueError: what comes back are no maps of these images.
+        ValueError: what comes back are no maps of these images, or the source takes a gradient that is not there.
+        RuntimeError: whatever else torch has to say.
     """
     with callers_own(model) as own:  # which the source may hold as well
-        return _checked(cam(own, images, classes), images)
+        try:
+            return _checked(cam(own, images, classes), images)
+        except RuntimeError as error:
+            if not any("does not require grad" in str(each) for each in (error, error.__cause__)):
+                raise
+            raise ValueError(
+                f"cam={cam_name(cam)} takes a gradient of what requires none: call images.requires_grad_() in it "
+                "first; a forward pass under no_grad or with detach gives none either"
+            ) from error
 
 
 def _library() -> Any:
     return map_libraries[0]()
+
+
+def _package(cam: Any) -> str:
+    """Return which package made `cam`: the class, the object, or that whose method it is."""
+    made = cam.func if isinstance(cam, functools.partial) else cam
+    made = getattr(made, "__self__", made)
+    return (made if isinstance(made, type) else type(made)).__module__.partition(".")[0]
 
 
 def _takes_three(cam: Any) -> bool:

@@ -7,14 +7,17 @@ was stopped goes on after its last epoch.
     python benchmarks/tables/token_network.py natural --root data --out OUT
     python benchmarks/tables/token_network.py AT --root data --out OUT
     python benchmarks/tables/token_network.py PART --root data --out OUT
+    python benchmarks/tables/token_network.py figure --root data --out OUT
 """
 
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from harness import commit, provenance
@@ -22,9 +25,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from part_plugin import PART, evaluate
+from part_plugin import PART, class_activation_map, evaluate
 from part_plugin.recipes.augmentation import MovedMasks, augmentation
 from part_plugin.recipes.datasets import as_tensors, load_dataset
+
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
 
 EPS = 8 / 255
 METHODS = ("natural", "AT", "PART")
@@ -118,10 +123,32 @@ def images(options: argparse.Namespace, split: str, n: int) -> tuple[Tensor, Ten
     return as_tensors(load_dataset("imagefolder", options.root, split), n, 0)
 
 
+def figure(options: argparse.Namespace) -> None:
+    """Draw test images, and on them the maps of both methods by GradCAM and by attention, in OUT/token-maps.png."""
+    from map_sources import attention_rollout
+
+    x, y = images(options, "test", options.test)
+    x, rows = x[:: len(x) // 8][:8], [("image", None)]
+    for method in ("AT", "PART"):
+        model = network().eval()
+        model.load_state_dict(torch.load(Path(options.out) / f"{method}.pt", weights_only=True)["model"])
+        for name, cam in (("GradCAM", "gradcam"), ("attention", attention_rollout)):
+            rows.append((f"{name}, {method}", class_activation_map(model, x, cam=cam)))
+    drawn, axes = plt.subplots(len(rows), len(x), figsize=(len(x), len(rows)), layout="constrained")
+    for row, (name, maps) in zip(axes, rows, strict=True):
+        for ax, image, number in zip(row, x, range(len(x)), strict=True):
+            ax.imshow(image.permute(1, 2, 0))
+            if maps is not None:
+                ax.imshow(maps[number, 0], cmap="magma", alpha=0.7, vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    drawn.savefig(Path(options.out) / "token-maps.png", dpi=100)
+
+
 def main() -> None:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("method", choices=(*METHODS, "figure"))
     parser.add_argument("--root", default="data", help="directory with class folders in train and test")
     parser.add_argument("--out", default="token-network")
     parser.add_argument("--images", type=int, default=10000)
@@ -136,7 +163,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     options.commit = commit()
-    print(json.dumps(run(options)["accuracy"]))
+    if options.method == "figure":
+        figure(options)
+    else:
+        print(json.dumps(run(options)["accuracy"]))
 
 
 if __name__ == "__main__":

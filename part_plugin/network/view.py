@@ -11,7 +11,8 @@ from torch import Tensor, nn
 class ModelView(nn.Module):
     """A network behind its input normalisation: `view(images)` is `module(preprocess(images))`.
 
-    Lets a map and an attack work in the images' own units on a network that wants other ones.
+    Lets a map and an attack work in the images' own units on a network that wants other ones. What else is asked of it
+    is the network's: its layers, by name, for sources of maps that look for them.
 
     Args:
         module: the network.
@@ -22,6 +23,15 @@ class ModelView(nn.Module):
         super().__init__()
         self.module = module
         self.preprocess = preprocess
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what has that `name` in the network."""
+        if name == "module" or name.startswith("__"):  # how it is copied is its own affair
+            return super().__getattr__(name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.module, name)
 
     def forward(self, images: Tensor) -> Any:
         """Return what the network makes of images (N, C, H, W)."""

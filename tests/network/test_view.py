@@ -1,11 +1,13 @@
 """The network under its wrappers, behind its normalisation, and its logits."""
 
+import copy
 import re
 from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import SmallNet
 from torch import nn
 
 from part_plugin.network.view import ModelView, logits_of, network_of, without_replicas, without_wrappers
@@ -80,3 +82,31 @@ def test_wrappers_of_every_order(digits_net):
         assert view.module is digits_net
         assert view.preprocess is double
         assert network_of(ModelView(ModelView(model))) is digits_net
+
+
+def test_a_view_answers_for_its_network(digits_net):
+    """Layers go by their names, also behind several views; what the network has not, the view has not either."""
+    view = ModelView(ModelView(digits_net, lambda images: images + 1), lambda images: images * 2)
+    assert view.features is digits_net.features
+    assert view.get_submodule("features.3") is digits_net.features[3]
+    assert view.pool == digits_net.pool
+    assert view.preprocess(torch.ones(())) == 2
+    assert not hasattr(view, "blocks")
+    with pytest.raises(AttributeError, match="'SmallNet' object has no attribute 'blocks'"):
+        view.blocks  # noqa: B018
+
+
+def test_a_view_is_copied_as_itself(digits_net, batch):
+    """Also where its network has its own way of being copied."""
+
+    class Copied(SmallNet):
+        def __deepcopy__(self, memo):
+            return self
+
+    digits_net.__class__ = Copied
+    view = copy.deepcopy(ModelView(digits_net, torch.sin))
+    assert type(view) is ModelView
+    assert view.module is digits_net
+    assert torch.equal(view(batch[0]), digits_net(batch[0].sin()))
+    with pytest.raises(AttributeError):
+        ModelView.__new__(ModelView).module  # noqa: B018

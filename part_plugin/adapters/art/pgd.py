@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class PixelProjectedGradientDescent(PixelEvasionBase, ProjectedGradientDescentPyTorch):
     """
     Projected Gradient Descent with a radius per pixel: full `eps` on the pixels that a class activation map calls
-    important, `eps_low` elsewhere. A call of ART's `ProjectedGradientDescent` stays valid, with these additions.
+    important, `eps_low` elsewhere. A call of ART's `ProjectedGradientDescent` stays valid, with these additions. ART's
+    own trainers take it as they take PGD (TRADES, AWP, OAAT, ...), see examples/art_own_trainers.py.
 
     | Paper link: https://arxiv.org/abs/2406.00685 (PART), https://arxiv.org/abs/1706.06083 (PGD)
     """
