@@ -127,7 +127,7 @@ def figure(options: argparse.Namespace) -> None:
     """Draw test images, and on them the maps of both methods by GradCAM and by attention, in OUT/token-maps.png."""
     from map_sources import attention_rollout
 
-    x, y = images(options, "test", options.test)
+    x, _ = images(options, "test", options.test)
     x, rows = x[:: len(x) // 8][:8], [("image", None)]
     for method in ("AT", "PART"):
         model = network().eval()
