@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def outcome(row: Row) -> dict[str, str]:
-    """Run a row, seeded and on one thread, and return its status, its arguments, and its note or sentence.
+    """Run a row, seeded and on one thread; return its status, its arguments, and its note or the sentence against it.
 
     Args:
         row: what to run.
@@ -47,14 +47,14 @@ def outcome(row: Row) -> dict[str, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            status, said = ("with arguments" if row.arguments else "works"), row.run()
+            found = {"status": "with arguments" if row.arguments else "works", "note": row.run()}
     except AssertionError as error:
-        status, said = "wrong", first_line(error)
+        found = {"status": "wrong", "sentence": first_line(error)}
     except Exception as error:
-        status, said = "refused", first_line(error)
+        found = {"status": "refused", "sentence": first_line(error)}
     finally:
         torch.set_num_threads(threads)
-    return {"status": status, "arguments": row.arguments, "said": said}
+    return found | {"arguments": row.arguments}
 
 
 def seed_everything() -> None:
