@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import NamedTuple
 
 import numpy as np
@@ -45,14 +48,16 @@ def outcome(row: Row) -> dict[str, str]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
+            logging.disable()
             found = {"status": "with arguments" if row.arguments else "works", "note": row.run()}
     except AssertionError as error:
         found = {"status": "wrong", "sentence": first_line(error)}
     except Exception as error:
         found = {"status": "refused", "sentence": first_line(error)}
     finally:
+        logging.disable(logging.NOTSET)
         torch.set_num_threads(threads)
     return found | {"arguments": row.arguments}
 

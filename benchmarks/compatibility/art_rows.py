@@ -1,0 +1,216 @@
+"""Rows of every evasion attack of ART that takes images and a PyTorchClassifier, alone and in a trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import art.attacks.evasion as evasion
+import numpy as np
+import torch
+from art.attacks.attack import EvasionAttack
+from art.defences.trainer import AdversarialTrainer
+from art.estimators.classification import PyTorchClassifier
+from common import EPS, EPS_LOW, batch, check_equal, check_within, network, seeded, training_inputs, untouched
+from rows import Row
+from torch import nn
+from torchattacks_rows import check_moved, named
+
+from part_plugin import FixedBudget, PARTTrainer, PixelBudget, PixelEvasionAttack, PixelProjectedGradientDescent
+
+Settings = dict[str, Any]
+
+ELSEWHERE = (
+    # object detectors and trackers
+    "AdversarialTexturePyTorch", "DPatch", "OverloadPyTorch", "RobustDPatch", "SNAL",
+    # speech, tables, programs, videos
+    "CarliniWagnerASR", "ImperceptibleASR", "ImperceptibleASRPyTorch", "LowProFool", "MalwareGDTensorFlow",
+    "OverTheAirFlickeringPyTorch",
+    # TensorFlow, decision trees, Gaussian processes
+    "AdversarialPatchTensorFlowV2", "FeatureAdversariesTensorFlowV2", "ProjectedGradientDescentTensorFlowV2",
+    "DecisionTreeAttack", "HighConfidenceLowUncertainty",
+)  # fmt: skip
+"""Attacks of something else than a PyTorchClassifier of images."""
+
+_STEPS = {"eps": EPS, "eps_step": EPS / 4, "max_iter": 4, "verbose": False}
+_RESTARTS = _STEPS | {"nb_random_init": 1, "loss_type": "cross_entropy"}
+LINF: dict[str, Settings] = {
+    "AutoAttack": {"eps": EPS, "eps_step": EPS / 4},
+    "AutoConjugateGradient": _RESTARTS,
+    "AutoProjectedGradientDescent": _RESTARTS,
+    "BasicIterativeMethod": _STEPS,
+    "FastGradientMethod": {"eps": EPS},
+    "MomentumIterativeMethod": _STEPS,
+    "ProjectedGradientDescent": _STEPS | {"num_random_init": 1},
+    "ProjectedGradientDescentNumpy": _STEPS | {"num_random_init": 1},
+    "ProjectedGradientDescentPyTorch": _STEPS | {"num_random_init": 1},
+    "RescalingAutoConjugateGradient": _RESTARTS,
+    "SquareAttack": {"eps": EPS, "max_iter": 40, "verbose": False},
+    "TargetedUniversalPerturbation": {"eps": EPS, "max_iter": 2, "attacker_params": {"eps": EPS, "targeted": True}},
+    "UniversalPerturbation": {"eps": EPS, "max_iter": 2, "verbose": False},
+}
+"""Attacks with a radius, and what makes them short."""
+
+MADE: dict[str, Settings] = {
+    "FeatureAdversariesPyTorch": {"delta": EPS},
+    "GRAPHITEBlackbox": {"noise_size": (8, 8), "net_size": (8, 8)},
+    "GRAPHITEWhiteboxPyTorch": {"net_size": (8, 8)},
+    "LaserAttack": {"iterations": 1, "laser_generator": None},
+    "AdversarialPatchPyTorch": {"patch_shape": (3, 4, 4)},
+}
+"""What attacks of other kinds cannot be made without."""
+
+VARIANTS: dict[str, tuple[str, Settings]] = {
+    f"{name}, norm={norm}": (name, {"norm": norm})
+    for name, norms in {
+        "AutoAttack": (2,), "AutoConjugateGradient": (2,), "AutoProjectedGradientDescent": (1, 2),
+        "FastGradientMethod": (1, 2), "MomentumIterativeMethod": (2,), "ProjectedGradientDescent": (1, 2),
+        "RescalingAutoConjugateGradient": (2,), "SquareAttack": (2,), "UniversalPerturbation": (2,),
+    }.items()
+    for norm in norms
+} | {
+    "AutoProjectedGradientDescent, loss_type='difference_logits_ratio'": (
+        "AutoProjectedGradientDescent", {"loss_type": "difference_logits_ratio"},
+    ),
+    "FastGradientMethod, targeted": ("FastGradientMethod", {"targeted": True}),
+    "FastGradientMethod, minimal": ("FastGradientMethod", {"minimal": True, "eps_step": EPS / 4}),
+    "FastGradientMethod, num_random_init=2": ("FastGradientMethod", {"num_random_init": 2}),
+    "ProjectedGradientDescent, decay": ("ProjectedGradientDescent", {"decay": 0.9}),
+    "ProjectedGradientDescent, random_eps": ("ProjectedGradientDescent", {"random_eps": True}),
+    "ProjectedGradientDescent, targeted": ("ProjectedGradientDescent", {"targeted": True}),
+    "HopSkipJump, norm=inf": ("HopSkipJump", {"norm": np.inf}),
+    "GeoDA, norm=inf": ("GeoDA", {"norm": np.inf}),
+}  # fmt: skip
+
+
+def rows() -> list[Row]:
+    """Return the rows in the order of the alphabet."""
+    found = [Row(f"ART {name}", partial(wrapped, name)) for name in names()]
+    found += [Row(f"ART {title}", partial(wrapped, name, **given)) for title, (name, given) in VARIANTS.items()]
+    found += [
+        Row(f"ART {name} in PARTTrainer", partial(trained, name))
+        for name in LINF
+        if name != "TargetedUniversalPerturbation"
+    ]
+    found += [
+        Row("PixelProjectedGradientDescent", ours),
+        Row("PixelProjectedGradientDescent, targeted", partial(ours, targeted=True)),
+    ]
+    return sorted(found)
+
+
+def names() -> list[str]:
+    """Return the names of the attacks that take images and a PyTorchClassifier."""
+    attacks = {name for name, value in vars(evasion).items() if isinstance(value, type)}
+    return sorted(name for name in attacks - set(ELSEWHERE) if issubclass(getattr(evasion, name), EvasionAttack))
+
+
+def classifier(model: nn.Module) -> PyTorchClassifier:
+    """Return ART's classifier around a network.
+
+    Args:
+        model: of digits in three channels.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    return PyTorchClassifier(model, nn.CrossEntropyLoss(), (3, 8, 8), 10, optimizer=optimizer, clip_values=(0, 1))
+
+
+def made(name: str, around: PyTorchClassifier, settings: Settings) -> EvasionAttack:
+    """Return an attack.
+
+    Args:
+        name: of its class.
+        around: classifier that it attacks.
+        settings: besides those that make it short.
+    """
+    if name == "FrameSaliencyAttack":
+        settings = settings | {"attacker": evasion.FastGradientMethod(around, eps=EPS)}
+    return getattr(evasion, name)(around, **LINF.get(name, MADE.get(name, {})) | settings)
+
+
+def wrapped(name: str, **settings: Any) -> str:
+    """Check `PixelEvasionAttack` around an attack, and return how equal it is to the attack at equal radii.
+
+    Args:
+        name: of the attack.
+        **settings: of the attack, besides those that make it short.
+    """
+    return check(
+        lambda around: made(name, around, settings),
+        lambda around, eps_low: named(name, partial(PixelEvasionAttack, made(name, around, settings), eps_low=eps_low)),
+        targeted=settings.get("targeted", name.startswith("Targeted")),
+    )
+
+
+def ours(targeted: bool = False) -> str:
+    """Check `PixelProjectedGradientDescent` against ART's.
+
+    Args:
+        targeted: towards the class after the true one.
+    """
+    settings = LINF["ProjectedGradientDescent"] | {"targeted": targeted}
+    return check(
+        lambda around: evasion.ProjectedGradientDescent(around, **settings),
+        lambda around, eps_low: PixelProjectedGradientDescent(around, eps_low=eps_low, **settings),
+        targeted,
+    )
+
+
+def check(
+    plain: Callable[[PyTorchClassifier], EvasionAttack],
+    pixel: Callable[[PyTorchClassifier, float], EvasionAttack],
+    targeted: bool,
+) -> str:
+    """Check an attack with a budget per pixel against the plain one, and return how equal they are at equal radii.
+
+    Args:
+        plain: makes ART's attack.
+        pixel: makes that with a budget per pixel, of this eps_low.
+        targeted: towards the class after the true one.
+    """
+    model, (images, labels) = network(), batch()
+    x, y = images.numpy(), np.eye(10, dtype=np.float32)[(labels.numpy() + targeted) % 10]
+    around = classifier(model)
+    attack, same = pixel(around, EPS_LOW), pixel(around, EPS)
+    expected = seeded(lambda: plain(classifier(network())).generate(x.copy(), y.copy()))
+    with untouched(model):
+        adv, unchanged = (torch.from_numpy(seeded(partial(each.generate, x, y))) for each in (attack, same))
+    check_moved(images, adv, PixelBudget(EPS, EPS_LOW)(model, images))
+    return check_equal(unchanged, torch.from_numpy(expected))
+
+
+def trained(name: str) -> str:
+    """Check a trainer's examples, and at equal radii its weights against those of ART's `AdversarialTrainer`.
+
+    Args:
+        name: of the attack.
+    """
+    model = network()
+    images, labels = batch()
+    around = classifier(model)
+    trainer = PARTTrainer(around, made(name, around, {}), 1.0, eps_low=EPS_LOW, burn_in=0)
+    radii = PixelBudget(EPS, EPS_LOW)(network(), images)
+    with training_inputs(model) as seen:
+        trainer.fit(images.numpy(), labels.numpy(), batch_size=len(images), nb_epochs=1)
+    assert len(seen) == 1, f"{len(seen)} batches were trained on"
+    rows = torch.cdist(images.flatten(1), seen[0].flatten(1), p=torch.inf).argmin(1)  # the trainer shuffles
+    check_within(images, seen[0][rows], radii)
+    assert np.isfinite(trainer.history[0]["loss"]), "the loss is not finite"
+    ours, theirs = (
+        _weights(name, lambda around, attack: PARTTrainer(around, attack, 1.0, budget=FixedBudget(EPS), burn_in=0)),
+        _weights(name, lambda around, attack: AdversarialTrainer(around, attack, 1.0)),
+    )
+    assert (ours - theirs).abs().max() < 1e-4, "equal radii do not give the weights of ART's AdversarialTrainer"
+    return "equal radii: the weights of AdversarialTrainer"
+
+
+def _weights(name: str, make: Callable[[PyTorchClassifier, EvasionAttack], Any]) -> torch.Tensor:
+    model, (images, labels) = network(), batch()
+    around = classifier(model)
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    trainer = make(around, made(name, around, {}))
+    seeded(lambda: trainer.fit(images.numpy(), labels.numpy(), batch_size=len(images), nb_epochs=2))
+    after = nn.utils.parameters_to_vector(model.parameters()).detach()
+    assert not torch.equal(before, after), "no weight moved"
+    return after
