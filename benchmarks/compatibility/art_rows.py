@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,12 +14,12 @@ import torch
 from art.attacks.attack import EvasionAttack
 from art.defences.trainer import AdversarialTrainer
 from art.estimators.classification import PyTorchClassifier
-from common import EPS, EPS_LOW, batch, check_equal, check_within, network, seeded, training_inputs, untouched
+from common import EPS, EPS_LOW, batch, lived_in, network, seeded, training_inputs, untouched
 from rows import Row
-from torch import nn
-from torchattacks_rows import check_moved, named
+from torch import Tensor, nn
+from torchattacks_rows import check_by_hand, check_moved, named, same_radii
 
-from part_plugin import FixedBudget, PARTTrainer, PixelBudget, PixelEvasionAttack, PixelProjectedGradientDescent
+from part_plugin import FixedBudget, PARTTrainer, PixelEvasionAttack, PixelProjectedGradientDescent
 
 Settings = dict[str, Any]
 
@@ -30,11 +32,15 @@ ELSEWHERE = (
     # TensorFlow, decision trees, Gaussian processes
     "AdversarialPatchTensorFlowV2", "FeatureAdversariesTensorFlowV2", "ProjectedGradientDescentTensorFlowV2",
     "DecisionTreeAttack", "HighConfidenceLowUncertainty",
+    # channels last
+    "LaserAttack",
+    # cannot be made: without kornia, or at all (ART 1.20)
+    "CompositeAdversarialAttackPyTorch", "AdversarialPatchNumpy",
 )  # fmt: skip
 """Attacks of something else than a PyTorchClassifier of images."""
 
 _STEPS = {"eps": EPS, "eps_step": EPS / 4, "max_iter": 4, "verbose": False}
-_RESTARTS = _STEPS | {"nb_random_init": 1, "loss_type": "cross_entropy"}
+_RESTARTS = _STEPS | {"nb_random_init": 1}
 LINF: dict[str, Settings] = {
     "AutoAttack": {"eps": EPS, "eps_step": EPS / 4},
     "AutoConjugateGradient": _RESTARTS,
@@ -48,15 +54,22 @@ LINF: dict[str, Settings] = {
     "RescalingAutoConjugateGradient": _RESTARTS,
     "SquareAttack": {"eps": EPS, "max_iter": 40, "verbose": False},
     "TargetedUniversalPerturbation": {"eps": EPS, "max_iter": 2, "attacker_params": {"eps": EPS, "targeted": True}},
-    "UniversalPerturbation": {"eps": EPS, "max_iter": 2, "verbose": False},
+    "UniversalPerturbation": {
+        "eps": EPS,
+        "max_iter": 2,
+        "attacker": "fgsm",
+        "attacker_params": {"eps": EPS},
+        "verbose": False,
+    },
 }
 """Attacks with a radius, and what makes them short."""
 
 MADE: dict[str, Settings] = {
-    "FeatureAdversariesPyTorch": {"delta": EPS},
+    "FeatureAdversariesNumpy": {"delta": EPS, "layer": 1},
+    "FeatureAdversariesPyTorch": {"delta": EPS, "step_size": EPS / 4},
     "GRAPHITEBlackbox": {"noise_size": (8, 8), "net_size": (8, 8)},
     "GRAPHITEWhiteboxPyTorch": {"net_size": (8, 8)},
-    "LaserAttack": {"iterations": 1, "laser_generator": None},
+    "AdversarialPatch": {"patch_shape": (3, 4, 4)},
     "AdversarialPatchPyTorch": {"patch_shape": (3, 4, 4)},
 }
 """What attacks of other kinds cannot be made without."""
@@ -126,6 +139,10 @@ def made(name: str, around: PyTorchClassifier, settings: Settings) -> EvasionAtt
     """
     if name == "FrameSaliencyAttack":
         settings = settings | {"attacker": evasion.FastGradientMethod(around, eps=EPS)}
+    if name == "AutoAttack":
+        sys.modules.setdefault("multiprocess", multiprocessing)  # ART imports that fork of it, to run in parallel
+        inside = ("AutoProjectedGradientDescent", "SquareAttack")
+        settings = settings | {"attacks": [made(each, around, {}) for each in inside]}
     return getattr(evasion, name)(around, **LINF.get(name, MADE.get(name, {})) | settings)
 
 
@@ -136,11 +153,20 @@ def wrapped(name: str, **settings: Any) -> str:
         name: of the attack.
         **settings: of the attack, besides those that make it short.
     """
-    return check(
-        lambda around: made(name, around, settings),
-        lambda around, eps_low: named(name, partial(PixelEvasionAttack, made(name, around, settings), eps_low=eps_low)),
-        targeted=settings.get("targeted", name.startswith("Targeted")),
+    targeted = settings.get("targeted", name.startswith("Targeted"))
+
+    def plain(around: PyTorchClassifier) -> EvasionAttack:
+        return made(name, around, settings)
+
+    def pixel(around: PyTorchClassifier, eps_low: float) -> EvasionAttack:
+        return named(name, lambda: PixelEvasionAttack(plain(around), eps_low=eps_low))
+
+    note = check(plain, pixel, targeted, 0.01 if "random_eps" in settings else 0.5)
+    check_by_hand(
+        lambda model, *batch: generated(plain(classifier(model)), *batch, targeted),
+        lambda model, *batch: generated(pixel(classifier(model), EPS_LOW), *batch, targeted),
     )
+    return note
 
 
 def ours(targeted: bool = False) -> str:
@@ -157,10 +183,24 @@ def ours(targeted: bool = False) -> str:
     )
 
 
+def generated(attack: EvasionAttack, images: Tensor, labels: Tensor, targeted: bool) -> Tensor:
+    """Return adversarial images, as a tensor.
+
+    Args:
+        attack: what makes them.
+        images: (N, C, H, W).
+        labels: true classes.
+        targeted: towards the class after the true one.
+    """
+    y = np.eye(10, dtype=np.float32)[(labels.numpy() + targeted) % 10]
+    return torch.from_numpy(attack.generate(images.numpy().copy(), y))
+
+
 def check(
     plain: Callable[[PyTorchClassifier], EvasionAttack],
     pixel: Callable[[PyTorchClassifier, float], EvasionAttack],
     targeted: bool,
+    far: float = 0.5,
 ) -> str:
     """Check an attack with a budget per pixel against the plain one, and return how equal they are at equal radii.
 
@@ -168,16 +208,17 @@ def check(
         plain: makes ART's attack.
         pixel: makes that with a budget per pixel, of this eps_low.
         targeted: towards the class after the true one.
+        far: see `check_moved`.
     """
-    model, (images, labels) = network(), batch()
-    x, y = images.numpy(), np.eye(10, dtype=np.float32)[(labels.numpy() + targeted) % 10]
+    model, (images, labels) = lived_in(), batch()
     around = classifier(model)
+    model.train()[1].eval()  # the classifier has put it in eval mode
     attack, same = pixel(around, EPS_LOW), pixel(around, EPS)
-    expected = seeded(lambda: plain(classifier(network())).generate(x.copy(), y.copy()))
+    expected = seeded(lambda: generated(plain(classifier(network())), images, labels, targeted))
     with untouched(model):
-        adv, unchanged = (torch.from_numpy(seeded(partial(each.generate, x, y))) for each in (attack, same))
-    check_moved(images, adv, PixelBudget(EPS, EPS_LOW)(model, images))
-    return check_equal(unchanged, torch.from_numpy(expected))
+        adv, unchanged = (seeded(partial(generated, each, images, labels, targeted)) for each in (attack, same))
+    check_moved(images, adv, far)
+    return same_radii(unchanged, expected)
 
 
 def trained(name: str) -> str:
@@ -186,16 +227,14 @@ def trained(name: str) -> str:
     Args:
         name: of the attack.
     """
-    model = network()
-    images, labels = batch()
+    model, (images, labels) = network(), batch()
     around = classifier(model)
     trainer = PARTTrainer(around, made(name, around, {}), 1.0, eps_low=EPS_LOW, burn_in=0)
-    radii = PixelBudget(EPS, EPS_LOW)(network(), images)
     with training_inputs(model) as seen:
         trainer.fit(images.numpy(), labels.numpy(), batch_size=len(images), nb_epochs=1)
     assert len(seen) == 1, f"{len(seen)} batches were trained on"
     rows = torch.cdist(images.flatten(1), seen[0].flatten(1), p=torch.inf).argmin(1)  # the trainer shuffles
-    check_within(images, seen[0][rows], radii)
+    check_moved(images, seen[0][rows])
     assert np.isfinite(trainer.history[0]["loss"]), "the loss is not finite"
     ours, theirs = (
         _weights(name, lambda around, attack: PARTTrainer(around, attack, 1.0, budget=FixedBudget(EPS), burn_in=0)),
