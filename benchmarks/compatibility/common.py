@@ -129,20 +129,21 @@ def _snapshot(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def check_within(images: Tensor, adv: Tensor, radii: Tensor | float) -> None:
-    """Assert that every pixel is within its radius, but for one unit in the last place, and in [0, 1].
+def check_within(images: Tensor, adv: Tensor, radii: Tensor | float, clip: tuple[float, float] = (0, 1)) -> None:
+    """Assert that every pixel is within its radius, but for one unit in the last place, and in its range.
 
     Args:
         images: (N, C, H, W).
         adv: the same shape.
         radii: broadcast to the images.
+        clip: the range.
     """
     assert adv.shape == images.shape, f"images of shape {tuple(adv.shape)} came back"
     assert adv.isfinite().all(), "an adversarial image is not finite"
     room = torch.as_tensor(radii).double() + ulp(torch.maximum(images.abs(), adv.abs()))
     assert ((adv.double() - images.double()).abs() <= room).all(), "a pixel left its budget"
-    assert adv.min() >= 0, "a pixel left [0, 1]"
-    assert adv.max() <= 1, "a pixel left [0, 1]"
+    assert adv.min() >= clip[0], "a pixel left its range"
+    assert adv.max() <= clip[1], "a pixel left its range"
 
 
 def check_equal(found: Tensor, expected: Tensor, otherwise: str) -> bool:
