@@ -168,18 +168,20 @@ def cutmix(x: Tensor, others: Tensor, share: float) -> Tensor:
 
 def bfloat16(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:
     """Train, but not attack, under autocast; see `Recipe`."""
-
-    def loss(model: nn.Module, x: Tensor, adv: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return method.loss(model, x, adv, y)
-
-    return steps(model, Method(method.perturb, loss), batches)
+    return steps(model, Method(method.perturb, _in_bfloat16(method.loss)), batches)
 
 
 def all_in_bfloat16(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:
     """Train and attack under autocast; see `Recipe`."""
-    with torch.autocast("cpu", torch.bfloat16):
-        return steps(model, method, batches)
+    return steps(model, Method(_in_bfloat16(method.perturb), _in_bfloat16(method.loss)), batches)
+
+
+def _in_bfloat16(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def cast(*arguments: Any) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return run(*arguments)
+
+    return cast
 
 
 def scaled_loss(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:

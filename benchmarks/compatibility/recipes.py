@@ -50,7 +50,7 @@ def rows() -> list[Row]:
             "Mixup": (loops.mixed(loops.mixup), 1e-3),
             "CutMix": (loops.mixed(loops.cutmix), 1e-3),
             "bfloat16 autocast around the training pass": (loops.bfloat16, 1e-3),
-            "bfloat16 autocast around all": (loops.all_in_bfloat16, 1e-3),
+            "bfloat16 autocast around attack and training pass": (loops.all_in_bfloat16, 1e-3),
             "GradScaler": (loops.scaled_loss, 1e-3),
             "torch.compile": (loops.compiled, 1e-3),
             "channels-last weights and images": (loops.channels_last, 1e-3),

@@ -2,7 +2,9 @@
 
 python benchmarks/compatibility/tables.py --jobs 2               # all tables, written to docs/COMPATIBILITY.md
 python benchmarks/compatibility/tables.py --table attacks --only "torchattacks FGSM"
-python benchmarks/compatibility/tables.py --check                # exit code 1 if a row got worse, nothing written
+python benchmarks/compatibility/tables.py --check                # compared with what is written, nothing written
+
+The exit code is 1 if a row got worse, or, of those that are written, is wrong.
 """
 
 from __future__ import annotations
@@ -54,9 +56,9 @@ def run_rows(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, dict[str,
 
     Args:
         tasks: tables and names.
-        jobs: processes; 1: this one.
+        jobs: processes; 1, or one row: this one.
     """
-    if jobs == 1:
+    if min(jobs, len(tasks)) <= 1:
         yield from map(run_row, tasks)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
@@ -94,7 +96,8 @@ def main(arguments: Sequence[str] | None = None, tables: Sequence[str] = TABLES)
         tables: that there are.
 
     Raises:
-        SystemExit: a package is missing, or the command line is wrong.
+        SystemExit: the command line is wrong.
+        ValueError: a name that no row has.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=tables, action="append", help="run this table (default: all)")
@@ -104,9 +107,6 @@ def main(arguments: Sequence[str] | None = None, tables: Sequence[str] = TABLES)
     parser.add_argument("--json", type=Path, default=results.RESULTS, help="file of the results")
     parser.add_argument("--page", type=Path, default=results.PAGE, help="page that is made of them")
     options = parser.parse_args(arguments)
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SystemExit(f"{missing[0]} is not installed: pip install '.[compatibility]'")
     found = run(options.table or tables, options.only, options.jobs)
     written = results.read(options.json)
     if options.check:
@@ -116,8 +116,20 @@ def main(arguments: Sequence[str] | None = None, tables: Sequence[str] = TABLES)
     for table, rows in found.items():
         written[table] = (written.get(table, {}) | rows) if options.only else rows
     results.write(written, options.json, options.page)
-    return 0
+    return int(any(row["status"] == "wrong" for rows in found.values() for row in rows.values()))
+
+
+def check_installed() -> None:
+    """Exit if a package is missing, which would be a refusal in every row that needs it.
+
+    Raises:
+        SystemExit: one is.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SystemExit(f"{missing[0]} is not installed: pip install '.[compatibility]'")
 
 
 if __name__ == "__main__":
+    check_installed()
     raise SystemExit(main())
