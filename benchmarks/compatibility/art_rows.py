@@ -99,24 +99,17 @@ VARIANTS: dict[str, tuple[str, Settings]] = {
 
 def rows() -> list[Row]:
     """Return the rows in the order of the alphabet."""
-    found = [Row(f"ART {name}", partial(wrapped, name)) for name in names()]
+    attacks = {name for name, value in vars(evasion).items() if isinstance(value, type)} - set(ELSEWHERE)
+    names = [name for name in attacks if issubclass(getattr(evasion, name), EvasionAttack)]
+    to_train = [name for name in LINF if name != "TargetedUniversalPerturbation"]
+    found = [Row(f"ART {name}", partial(wrapped, name)) for name in names]
     found += [Row(f"ART {title}", partial(wrapped, name, **given)) for title, (name, given) in VARIANTS.items()]
-    found += [
-        Row(f"ART {name} in PARTTrainer", partial(trained, name))
-        for name in LINF
-        if name != "TargetedUniversalPerturbation"
-    ]
+    found += [Row(f"ART {name} in PARTTrainer", partial(trained, name)) for name in to_train]
     found += [
         Row("PixelProjectedGradientDescent", ours),
         Row("PixelProjectedGradientDescent, targeted", partial(ours, targeted=True)),
     ]
-    return sorted(found)
-
-
-def names() -> list[str]:
-    """Return the names of the attacks that take images and a PyTorchClassifier."""
-    attacks = {name for name, value in vars(evasion).items() if isinstance(value, type)}
-    return sorted(name for name in attacks - set(ELSEWHERE) if issubclass(getattr(evasion, name), EvasionAttack))
+    return sorted(found, key=lambda row: row.name)
 
 
 def classifier(model: nn.Module) -> PyTorchClassifier:
@@ -166,7 +159,7 @@ def wrapped(name: str, **settings: Any) -> str:
         lambda model, *batch: generated(plain(classifier(model)), *batch, targeted),
         lambda model, *batch: generated(pixel(classifier(model), EPS_LOW), *batch, targeted),
     )
-    return note
+    return note + ("; the package multiprocess is needed, as by ART" if name == "AutoAttack" else "")
 
 
 def ours(targeted: bool = False) -> str:

@@ -26,17 +26,34 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
 
-def steps(model: nn.Module, method: Method, batches: Batches, optimizer: Any = None) -> list[Tensor]:
-    """Train step by step; see `Recipe`."""
-    optimizer = optimizer or sgd(model)
-    losses = []
+def steps(
+    model: nn.Module,
+    method: Method,
+    batches: Batches,
+    optimizer: Any = None,
+    update: Callable[[Tensor, Any], None] | None = None,
+) -> list[Tensor]:
+    """Train step by step; see `Recipe`.
+
+    Args:
+        model: what is trained.
+        method: what it is trained with.
+        batches: images and classes.
+        optimizer: other than `sgd`.
+        update: what is done with the loss of a batch and the optimizer.
+    """
+    optimizer, losses = optimizer or sgd(model), []
     for x, y in batches:
         loss = method.loss(model.train(), x, method.perturb(model, x, y), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        (update or _update)(loss, optimizer)
         losses.append(loss.detach())
     return losses
+
+
+def _update(loss: Tensor, optimizer: Any) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def half_natural(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:
@@ -53,16 +70,15 @@ def clipped_gradients(model: nn.Module, method: Method, batches: Batches) -> lis
     """Clip the gradients of the weights, with AdamW and a schedule; see `Recipe`."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=len(batches) + 1)
-    losses = []
-    for x, y in batches:
-        loss = method.loss(model.train(), x, method.perturb(model, x, y), y)
+
+    def update(loss: Tensor, optimizer: Any) -> None:
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         schedule.step()
-        losses.append(loss.detach())
-    return losses
+
+    return steps(model, method, batches, optimizer, update)
 
 
 def accumulated(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:
@@ -91,9 +107,7 @@ def weight_perturbation(model: nn.Module, method: Method, batches: Batches) -> l
         with torch.no_grad():
             torch._foreach_add_(moved, moves)
         loss = method.loss(model.train(), x, adv, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        _update(loss, optimizer)
         with torch.no_grad():
             torch._foreach_sub_(moved, moves)
         losses.append(loss.detach())
@@ -125,15 +139,12 @@ def averaged_weights(model: nn.Module, method: Method, batches: Batches) -> list
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5), use_buffers=True
     )
-    optimizer, losses = sgd(model), []
-    for x, y in batches:
-        loss = method.loss(model.train(), x, method.perturb(average, x, y), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+
+    def update(loss: Tensor, optimizer: Any) -> None:
+        _update(loss, optimizer)
         average.update_parameters(model)
-        losses.append(loss.detach())
-    return losses
+
+    return steps(model, Method(lambda _, x, y: method.perturb(average, x, y), method.loss), batches, update=update)
 
 
 def mixed(alike: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[[nn.Module, Method, Batches], list[Tensor]]:
@@ -164,57 +175,6 @@ def cutmix(x: Tensor, others: Tensor, share: float) -> Tensor:
     side = int(x.shape[2] * share**0.5)
     cut[:, :, :side, :side] = others[:, :, :side, :side]
     return cut
-
-
-def bfloat16(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:
-    """Train, but not attack, under autocast; see `Recipe`."""
-    return steps(model, Method(method.perturb, _in_bfloat16(method.loss)), batches)
-
-
-def all_in_bfloat16(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:
-    """Train and attack under autocast; see `Recipe`."""
-    return steps(model, Method(_in_bfloat16(method.perturb), _in_bfloat16(method.loss)), batches)
-
-
-def _in_bfloat16(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def cast(*arguments: Any) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return run(*arguments)
-
-    return cast
-
-
-def scaled_loss(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:
-    """Scale the loss with a GradScaler; see `Recipe`."""
-    optimizer, scaler, losses = sgd(model), torch.amp.GradScaler("cpu"), []
-    for x, y in batches:
-        loss = method.loss(model.train(), x, method.perturb(model, x, y), y)
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        losses.append(loss.detach())
-    return losses
-
-
-def compiled(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:
-    """Train what `torch.compile` made, with the backend that needs no compiler; see `Recipe`."""
-    return steps(torch.compile(model, backend="eager"), method, batches)
-
-
-def channels_last(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:
-    """Keep weights and images channels-last; see `Recipe`."""
-    model.to(memory_format=torch.channels_last)
-    return steps(model, method, [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches])
-
-
-def distributed(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:
-    """Train behind DistributedDataParallel, a group of one; see `Recipe`."""
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        return steps(nn.parallel.DistributedDataParallel(model), method, batches)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def frozen_features(model: nn.Module, method: Method, batches: Batches) -> list[Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import device_recipes as devices
 import loop_recipes as loops
 import torch
 import torch.nn.functional as F
@@ -27,10 +28,11 @@ from methods import (
     pgd,
     trained,
 )
+from own_budgets import AnyObject, Framed, frame
 from rows import Row
 from torch import Tensor, nn
 
-from part_plugin import MMA, Budget, FixedBudget, PixelBudget, PixelPGD
+from part_plugin import MMA, FixedBudget, PixelBudget, PixelPGD
 from part_plugin.objectives import AT as Criterion
 from part_plugin.recipes.augmentation import MovedMasks, augmentation
 
@@ -49,12 +51,12 @@ def rows() -> list[Row]:
             "attacks on averaged weights (EMA)": (loops.averaged_weights, 1e-3),
             "Mixup": (loops.mixed(loops.mixup), 1e-3),
             "CutMix": (loops.mixed(loops.cutmix), 1e-3),
-            "bfloat16 autocast around the training pass": (loops.bfloat16, 1e-3),
-            "bfloat16 autocast around attack and training pass": (loops.all_in_bfloat16, 1e-3),
-            "GradScaler": (loops.scaled_loss, 1e-3),
-            "torch.compile": (loops.compiled, 1e-3),
-            "channels-last weights and images": (loops.channels_last, 1e-3),
-            "DistributedDataParallel": (loops.distributed, 1e-3),
+            "bfloat16 autocast around the training pass": (devices.bfloat16, 1e-3),
+            "bfloat16 autocast around attack and training pass": (devices.all_in_bfloat16, 1e-3),
+            "GradScaler": (devices.scaled_loss, 1e-3),
+            "torch.compile": (devices.compiled, 1e-3),
+            "channels-last weights and images": (devices.channels_last, 1e-3),
+            "DistributedDataParallel": (devices.distributed, 1e-3),
             "frozen features": (loops.frozen_features, 1e-3),
         }.items()
     ]
@@ -173,56 +175,6 @@ def normalised() -> str:
 class _Halved(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return 2 * images - 1
-
-
-def frame(eps_low: float) -> Tensor:
-    """Return radii that are smaller at the edge, (8, 8).
-
-    Args:
-        eps_low: radius there.
-    """
-    radii = torch.full((8, 8), eps_low)
-    radii[1:-1, 1:-1] = EPS
-    return radii
-
-
-class Framed(Budget):
-    """A budget with less room at the edge.
-
-    Args:
-        eps_low: radius there.
-    """
-
-    def __init__(self, eps_low: float):
-        self.lowest = eps_low
-
-    @property
-    def eps(self) -> float:
-        """Largest radius."""
-        return EPS
-
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the radii, (8, 8)."""
-        return frame(self.lowest)
-
-
-class AnyObject:
-    """What has eps and a call, and is no Budget.
-
-    Args:
-        eps_low: smallest radius.
-    """
-
-    eps = EPS
-
-    def __init__(self, eps_low: float):
-        self.eps_low = eps_low
-
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Return less room where the network is sure, (N, 1, 1, 1)."""
-        with torch.no_grad():
-            sure = model(images).softmax(1).amax(1) > 0.5
-        return torch.where(sure, self.eps_low, EPS)[:, None, None, None]
 
 
 def own_budget(make: Callable[[float], Any]) -> str:

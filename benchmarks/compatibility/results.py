@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,10 +14,17 @@ RESULTS = ROOT / "benchmarks" / "results" / "compatibility.json"
 PAGE = ROOT / "docs" / "COMPATIBILITY.md"
 
 TITLES = {
-    "networks": "Networks: a map from each, without naming a layer where none is named here",
+    "networks": "Networks",
     "sources": "Sources of maps",
     "attacks": "Attacks of torchattacks and ART",
     "recipes": "Recipes of adversarial training",
+}
+_INTRODUCTIONS = {
+    "sources": "Each as `cam=`, on a small network of convolutions in the middle of a training, or on a small ViT.",
+    "attacks": "Each in `PixelAttack(attack)` or `PixelEvasionAttack(attack)`, or as the argument of `PARTTrainer`. "
+    "Beside equal radii, what a wrapped attack finds is what it finds, plain, on a network behind a change of "
+    "variable that is written out.",
+    "recipes": "Two steps or epochs each, with two radii, and where there is a plain recipe with equal ones.",
 }
 _SHOWN = {"works": "works by itself", "with arguments": "with arguments", "refused": "refused", "wrong": "**wrong**"}
 
@@ -66,7 +74,7 @@ def page(results: Results) -> str:
     lines = [
         "# What works together",
         "",
-        "Every row was run, on a small input: budgets were kept to the last place, networks left as they were, equal "
+        "Every row was run, on a small input: budgets were kept to the last place, networks left as they were, equal",
         "radii gave the plain method. `make compatibility` runs all of them again and writes this page.",
         "",
         "| table | rows | " + " | ".join(_SHOWN[status] for status in STATUSES) + " |",
@@ -77,7 +85,9 @@ def page(results: Results) -> str:
         counts = [sum(row["status"] == status for row in results[table].values()) for status in STATUSES]
         lines.append(f"| [{table}](#{table}) | {len(results[table])} | " + " | ".join(map(str, counts)) + " |")
     for table in ordered:
-        lines += ["", f'<a id="{table}"></a>', "", f"## {TITLES[table]}", "", "| | result | |", "|---|---|---|"]
+        lines += ["", f'<a id="{table}"></a>', "", f"## {TITLES[table]}", ""]
+        lines += [*textwrap.wrap(_INTRODUCTIONS[table], 120), ""] if table in _INTRODUCTIONS else []
+        lines += ["| | result | |", "|---|---|---|"]
         lines += [_line(name, row) for name, row in sorted(results[table].items(), key=_alphabetical)]
     return "\n".join(lines) + "\n"
 

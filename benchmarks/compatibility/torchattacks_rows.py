@@ -30,6 +30,11 @@ SHORT: tuple[tuple[str, Settings], ...] = (
     ("AutoAttack", {"version": "rand", "seed": 0}),
 )
 """Names of attacks, and what makes them short."""
+TARGETED = (
+    "BIM", "DIFGSM", "EOTPGD", "FAB", "FFGSM", "FGSM", "Jitter", "MIFGSM", "NIFGSM", "PGD", "PGDRS", "PIFGSMPP",
+    "RFGSM", "SINIFGSM", "SPSA", "Square", "TIFGSM", "UPGD", "VMIFGSM", "VNIFGSM",
+)  # fmt: skip
+"""Attacks that are also run towards the class after the true one."""
 NORMS = {"APGD": ("L2",), "APGDT": ("L2",), "FAB": ("L2", "L1"), "Square": ("L2",), "AutoAttack": ("L2",)}
 OURS = {
     "PixelPGD": (PixelPGD, torchattacks.PGD, _STEPS),
@@ -49,21 +54,24 @@ def rows() -> list[Row]:
         for name, norms in NORMS.items()
         for norm in norms
     ]
+    found += [Row(f"torchattacks {name}, targeted", partial(wrapped, name, targeted=True)) for name in TARGETED]
     found += [
         Row("torchattacks LGV", lgv, "LGV(..., attack_class=PixelPGD, n_grad=-1)"),
         Row("torchattacks MultiAttack", multi_attack, "MultiAttack([PixelAttack(attack), ...])"),
         Row("MMA in PixelAttack", partial(wrapped, "MMA", host=MMA, **_STEPS)),
     ]
     found += [Row(name, partial(ours, name)) for name in OURS]
-    return sorted(found)
+    found.append(Row("PixelPGD, targeted", partial(ours, "PixelPGD", targeted=True)))
+    return sorted(found, key=lambda row: row.name)
 
 
-def wrapped(name: str, host: Any = None, **settings: Any) -> str:
+def wrapped(name: str, host: Any = None, targeted: bool = False, **settings: Any) -> str:
     """Check `PixelAttack` around an attack, and return how equal it is to the attack at equal radii.
 
     Args:
         name: of the attack.
         host: its class. (Default: that of torchattacks)
+        targeted: towards the class after the true one.
         **settings: of the attack, besides those that make it short.
     """
     host = host or getattr(torchattacks, name)
@@ -72,7 +80,7 @@ def wrapped(name: str, host: Any = None, **settings: Any) -> str:
     settings |= {radius: EPS for radius in ("eps", "max_epsilon") if radius in taken}
 
     def plain(model: nn.Module) -> Any:
-        return host(model, **settings)
+        return aimed(host(model, **settings), targeted)
 
     def pixel(model: nn.Module, eps_low: float) -> Any:
         return named(name, lambda: PixelAttack(plain(model), eps_low=eps_low))
@@ -82,17 +90,30 @@ def wrapped(name: str, host: Any = None, **settings: Any) -> str:
     return note
 
 
-def ours(name: str) -> str:
+def ours(name: str, targeted: bool = False) -> str:
     """Check one of our attacks against the host's.
 
     Args:
         name: of the attack.
+        targeted: towards the class after the true one.
     """
     made, host, settings = OURS[name]
     return check(
-        lambda model: host(model, eps=EPS, **settings),
-        lambda model, eps_low: made(model, eps=EPS, eps_low=eps_low, **settings),
+        lambda model: aimed(host(model, eps=EPS, **settings), targeted),
+        lambda model, eps_low: aimed(made(model, eps=EPS, eps_low=eps_low, **settings), targeted),
     )
+
+
+def aimed(attack: Any, targeted: bool) -> Any:
+    """Return an attack after it was told what it is aimed at.
+
+    Args:
+        attack: the attack.
+        targeted: the class after the true one.
+    """
+    if targeted:
+        attack.set_mode_targeted_by_function(lambda images, labels: (labels + 1) % 10, quiet=True)
+    return attack
 
 
 def check(plain: Callable[[nn.Module], Any], pixel: Make) -> str:

@@ -24,7 +24,8 @@ def test_no_row_got_worse(table, name):
 @pytest.mark.parametrize("table", tables.TABLES)
 def test_the_results_are_those_of_the_rows(table):
     """None is missing, none is left over, none is wrong; and there are many."""
-    assert set(WRITTEN[table]) == set(tables.rows_of(table)), f"make compatibility ARGUMENTS='--table {table}'"
+    written = set(WRITTEN.get(table, {}))
+    assert written == set(tables.rows_of(table)), f"make compatibility ARGUMENTS='--table {table}'"
     assert [name for name, row in WRITTEN[table].items() if row["status"] == "wrong"] == []
     assert len(WRITTEN[table]) >= AT_LEAST[table]
 
@@ -33,7 +34,7 @@ def test_the_results_are_those_of_the_rows(table):
 def test_results(table):
     """A refusal is a sentence, which another machine or run would say in the same way."""
     arguments = {name: row.arguments for name, row in tables.rows_of(table).items()}
-    for name, row in WRITTEN[table].items():
+    for name, row in WRITTEN.get(table, {}).items():
         assert row["arguments"] == arguments[name]
         assert row["status"] in rows.STATUSES
         assert set(row) == {"status", "arguments", "note" if row["status"] in rows.STATUSES[:2] else "sentence"}
