@@ -49,9 +49,12 @@ def run_row(task: Task) -> tuple[Task, dict[str, str], float]:
     table, name = task
     row = rows_of(table)[name]
     began = time.perf_counter()
-    found = outcome(row)
-    gc.collect()  # networks refer to themselves, and a process runs many of them
-    return task, found, time.perf_counter() - began
+    return task, outcome(row), time.perf_counter() - began
+
+
+def _in_a_process(task: Task) -> tuple[Task, dict[str, str], float]:
+    gc.collect()  # of the rows before: networks refer to themselves, and a process runs many of them
+    return run_row(task)
 
 
 def run_rows(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, dict[str, str], float]]:
@@ -65,7 +68,7 @@ def run_rows(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, dict[str,
         yield from map(run_row, tasks)
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        for finished in as_completed([pool.submit(run_row, task) for task in tasks]):
+        for finished in as_completed([pool.submit(_in_a_process, task) for task in tasks]):
             yield finished.result()
 
 
