@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install -qq
 
-.PHONY: demo test lint mutants clean
+.PHONY: demo test lint mutants compatibility clean
 
 demo: $(VENV)/.all
 	$(BIN)/python examples/demo.py
@@ -24,6 +24,10 @@ lint: $(VENV)/.test
 mutants: $(VENV)/.mutants
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run $(MUTANTS)
 	$(BIN)/mutmut results
+
+# what works together: runs every row and writes docs/COMPATIBILITY.md; with ARGUMENTS=--check it compares instead
+compatibility: $(VENV)/.compatibility
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/compatibility/tables.py --jobs 2 $(ARGUMENTS)
 
 # The wheel of torchattacks 3.5.1 holds an old copy of RobustBench, so RobustBench goes in last. imagecorruptions-imaug
 # asks for opencv-python, which would lie over grad-cam's opencv-python-headless.

@@ -86,6 +86,10 @@ def library_maps(
         cam: a CAM class of pytorch-grad-cam, or its name.
         target_layers: layers whose maps are averaged.
         reshape_transform: makes (N, C, h, w) of what a layer returns otherwise.
+
+    Raises:
+        ValueError: a method of second derivatives (ShapleyCAM) at a layer where there are none.
+        RuntimeError: whatever else torch has to say.
     """
     method = _class_of(cam)
     targets = _targets(method, model, images, classes)
@@ -96,6 +100,13 @@ def library_maps(
                 maps.ablation_layer = type(maps.ablation_layer)()
             # frozen parameters give no gradient, an input that requires one does
             scaled = maps(input_tensor=images.detach().requires_grad_(), targets=targets)
+        except RuntimeError as error:
+            if getattr(maps, "detach", True) or "does not require grad" not in str(error):
+                raise
+            raise ValueError(
+                f"cam={method.__name__} takes second derivatives, and the network is linear after its target layer; "
+                "name an earlier one in target_layers"
+            ) from error
         finally:
             for each in _inside(maps):
                 each.activations_and_grads.release()

@@ -223,3 +223,16 @@ def test_a_relu_in_place_after_the_layer(digits_net, batch):
     apart = class_activation_map(digits_net, batch[0], cam="GradCAM", **options)
     torch.testing.assert_close(apart, in_place, atol=1e-5, rtol=0)
     assert (library - apart).abs().max() > 0.1
+
+
+def test_second_derivatives_where_there_are_none(digits_net, batch):
+    """A mean and one layer come after the last ReLU: it is linear there, and ShapleyCAM fails in the library too."""
+    torch.manual_seed(0)
+    net = nn.Sequential(digits_net.features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)).eval()
+    message = (
+        "cam=ShapleyCAM takes second derivatives, and the network is linear after its target layer; "
+        "name an earlier one in target_layers"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        class_activation_map(net, batch[0], cam="ShapleyCAM", target_layers="0.5")
+    assert class_activation_map(net, batch[0], cam="ShapleyCAM", target_layers="0.2").max() > 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 from art.attacks.attack import EvasionAttack
@@ -45,6 +46,8 @@ class BoundAttack:
                     vars(copied)["_model"] = _around(value._model, self._network if own else value.model)
                 self._copies[id(value)] = value, copied, dict(vars(copied))
             return self._copies[id(value)][1]
+        if isinstance(value, MethodType):  # as the loss of ART's SquareAttack is one of its own
+            return MethodType(value.__func__, self._copied(value.__self__))
         if type(value) in (list, tuple):
             return type(value)(map(self._copied, value))
         return value

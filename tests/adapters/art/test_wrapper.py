@@ -104,6 +104,23 @@ def test_the_change_of_variable_equals_one_by_hand(digits_net, batch, arrays, na
     assert np.array_equal(pixel.generate(x, y), expected)
 
 
+def test_a_loss_that_is_a_method_of_the_attack_is_that_of_g(digits_net, batch, arrays):
+    """As Square's is; otherwise it searches with the logits of z, and leaves the network in eval mode."""
+    image, x, y = batch[0][:1], arrays[0][:1], arrays[1][:1]  # one, as Square sends the rows it has not fooled yet
+    torch.manual_seed(0)
+    m = torch.randint(5, (1, 1, 8, 8)) / 4
+
+    def square(net):
+        return SquareAttack(classify(net), eps=0.125, max_iter=60, verbose=False)
+
+    z = run(square(G(digits_net, image, m, 0.0, 1.0)), x, y)
+    digits_net.train()
+    adv = run(PixelEvasionAttack(square(digits_net), budget=FixedBudget(0.125 * m)), x, y)
+    assert (adv != x).any()
+    assert np.array_equal(adv, x + m.numpy() * (z - x))
+    assert digits_net.training
+
+
 def test_settings_reach_the_wrapped_attack(digits_net, arrays):
     attack = FastGradientMethod(classify(digits_net), eps=EPS, batch_size=7)
     pixel = PixelEvasionAttack(attack, eps_low=EPS)
