@@ -26,7 +26,8 @@ def saliency(model, images, classes):
 
 
 def integrated_gradients(model, images, classes):
-    return IntegratedGradients(model).attribute(images.requires_grad_(), target=classes, n_steps=16).abs()
+    settings = {"target": classes, "n_steps": 16, "internal_batch_size": len(images)}  # or all steps at once
+    return IntegratedGradients(model).attribute(images.requires_grad_(), **settings).abs()
 
 
 def layercam(model, images, classes, layer):

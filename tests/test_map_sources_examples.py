@@ -431,6 +431,7 @@ def test_a_network_of_maps_is_left_alone(digits_net, batch):
     before = snapshot(teacher.eval())
     maps = class_activation_map(digits_net, batch[0], cam=sources.of_network(teacher.train()))
     assert_untouched(teacher, before)
+    assert not sources.of_network(teacher)(digits_net, batch[0], None).requires_grad
     torch.testing.assert_close(maps[:, 0], at_size(teacher(batch[0]).mean(1), batch[0]), rtol=0, atol=1e-5)
 
 
