@@ -33,6 +33,10 @@ class ModelView(nn.Module):
         except AttributeError:
             return getattr(self.module, name)
 
+    def __getitem__(self, index: Any) -> Any:
+        """Return what the network has at `index`, a layer of a Sequential."""
+        return self.module[index]  # type: ignore[index]
+
     def forward(self, images: Tensor) -> Any:
         """Return what the network makes of images (N, C, H, W)."""
         return self.module(images if self.preprocess is None else self.preprocess(images))

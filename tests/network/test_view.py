@@ -91,6 +91,7 @@ def test_a_view_answers_for_its_network(digits_net):
     assert view.get_submodule("features.3") is digits_net.features[3]
     assert view.pool == digits_net.pool
     assert view.preprocess(torch.ones(())) == 2
+    assert ModelView(digits_net.features)[3] is digits_net.features[3]
     assert not hasattr(view, "blocks")
     with pytest.raises(AttributeError, match="'SmallNet' object has no attribute 'blocks'"):
         view.blocks  # noqa: B018
