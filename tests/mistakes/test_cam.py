@@ -2,6 +2,7 @@
 
 import pytorch_grad_cam
 import torch
+from captum.attr import Saliency
 from conftest import SmallNet
 from mistakes.mistake import Mistake, each
 from torch import nn
@@ -59,6 +60,10 @@ with torch.inference_mode():
     INFERENCE = SmallNet()
 
 
+def gradient(model, images, classes):
+    return torch.autograd.grad(model(images).sum(), images)[0]
+
+
 def mapped(layer, cam="gradcam", model=NET):
     return class_activation_map(model, X, cam=cam, target_layers=layer)
 
@@ -86,6 +91,20 @@ MISTAKES = [
         lambda: PixelBudget(cam=pytorch_grad_cam.GradCAM(NET, [NET.features])),
         TypeError,
         "cam is a GradCAM that was made already; pass its class: cam=GradCAM",
+    ),
+    Mistake(
+        "an object of Captum as it is",
+        lambda: PixelBudget(cam=Saliency(NET)),
+        TypeError,
+        "cam=Saliency is of captum, which calls its own otherwise; a function (model, images, classes) -> maps around it "
+        "is needed, see examples/map_sources.py",
+    ),
+    Mistake(
+        "a gradient of images that require none",
+        lambda: class_activation_map(NET, X, cam=gradient),
+        ValueError,
+        "cam=gradient takes a gradient of what requires none: call images.requires_grad_() in it first; a forward pass "
+        "under no_grad or with detach gives none either",
     ),
     Mistake(
         "a number for the method",
