@@ -96,8 +96,8 @@ MISTAKES = [
         "an object of Captum as it is",
         lambda: PixelBudget(cam=Saliency(NET)),
         TypeError,
-        "cam=Saliency is of captum, which calls its own otherwise; a function (model, images, classes) -> maps around it "
-        "is needed, see examples/map_sources.py",
+        "cam=Saliency is of captum, which calls its own otherwise; a function (model, images, classes) -> maps "
+        "around it is needed, see examples/map_sources.py",
     ),
     Mistake(
         "a gradient of images that require none",
