@@ -8,41 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .layouts import Layout, in_proportion, placement, quadrants_replaced, readings
-from .network.view import logits_of
+from .layer_trace import Call, Trace, traced
+from .layouts import Layout, in_proportion, placement, readings
 
 PLACED = 0.9
 """Least share of positions in their place; trained and untrained token networks have 0.94 and more, chance is 0.5."""
 LEAD = 0.1
 """By how much a reading must be better placed than any other."""
-
-
-class Call(NamedTuple):
-    """One call of a module: what it took and gave, (5, ...)."""
-
-    name: str
-    module: nn.Module
-    taken: Any
-    given: Tensor
-    """Still part of the graph."""
-    passed_on: Tensor
-    """The copy that the network goes on with, which may be changed in place."""
-
-
-class Trace(NamedTuple):
-    """All calls in the order in which they ended, the gradients there, and the graph's two ends."""
-
-    calls: list[Call]
-    gradients: list[Tensor | None]
-    logits: Tensor | None
-    rows: Tensor
 
 
 def find_layer(model: nn.Module, network: nn.Module, image: Tensor) -> tuple[str, Layout]:
@@ -81,55 +57,6 @@ def layout_of(model: nn.Module, network: nn.Module, image: Tensor, name: str) ->
     call = next((call for call in reversed(trace.calls) if call.name == name), None)
     options = [] if call is None else _readings(call, trace, image.shape[2:])
     return None if call is None or not options else _placed(call, options, trace)
-
-
-def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
-    """Run the five rows of an `image` through a `model` whose modules are those of `network`, and back."""
-    calls: list[Call] = []
-
-    def recorder(name: str) -> Callable[..., Tensor | None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
-            if not isinstance(output, Tensor) or not output.requires_grad:
-                return None
-            passed_on = output.clone()
-            calls.append(Call(name, module, inputs[0] if inputs else None, output, passed_on))
-            return passed_on
-
-        return hook
-
-    with ExitStack() as stack, torch.enable_grad():
-        stack.enter_context(_noise_for_zeros(network))
-        for name, module in network.named_modules():
-            if module is network or not isinstance(module, torch.jit.ScriptModule):  # torch says that those take none
-                stack.callback(module.register_forward_hook(recorder(name)).remove)
-        rows = quadrants_replaced(image).requires_grad_()
-        try:
-            logits = logits_of(model, rows)
-        except ValueError:  # no logits, of which the map itself will speak
-            return Trace(calls, [None] * len(calls), None, rows)
-        if not calls or not logits.requires_grad:
-            return Trace(calls, [None] * len(calls), None, rows)
-        score = logits[:, int(logits[0].argmax())].sum()
-        gradients = torch.autograd.grad(score, [call.given for call in calls], retain_graph=True, allow_unused=True)
-    return Trace(calls, list(gradients), logits, rows)
-
-
-@contextmanager
-def _noise_for_zeros(network: nn.Module) -> Iterator[None]:
-    """Let matrices that are all zero, as some heads are at first, hold noise meanwhile: nothing passes a zero."""
-    zeros = [
-        (module, name, parameter)
-        for module in network.modules()
-        for name, parameter in module._parameters.items()
-        if parameter is not None and parameter.dim() > 1 and parameter.is_floating_point() and not parameter.any()
-    ]
-    try:
-        for module, name, parameter in zeros:
-            module._parameters[name] = nn.Parameter(0.02 * torch.randn_like(parameter), requires_grad=False)
-        yield
-    finally:
-        for module, name, parameter in zeros:
-            module._parameters[name] = parameter
 
 
 def _is_no_map(call: Call, rows: Tensor) -> bool:

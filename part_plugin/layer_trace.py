@@ -1,0 +1,87 @@
+"""What every module of a network gives for five rows, and the gradients there: the material of the search for a layer.
+
+The rows are an image, and the image with each of its quadrants replaced by noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .layouts import quadrants_replaced
+from .network.view import logits_of
+
+
+class Call(NamedTuple):
+    """One call of a module: what it took and gave, (5, ...)."""
+
+    name: str
+    module: nn.Module
+    taken: Any
+    given: Tensor
+    """Still part of the graph."""
+    passed_on: Tensor
+    """The copy that the network goes on with, which may be changed in place."""
+
+
+class Trace(NamedTuple):
+    """All calls in the order in which they ended, the gradients there, and the graph's two ends."""
+
+    calls: list[Call]
+    gradients: list[Tensor | None]
+    logits: Tensor | None
+    rows: Tensor
+
+
+def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
+    """Run the five rows of an `image` through a `model` whose modules are those of `network`, and back."""
+    calls: list[Call] = []
+
+    def recorder(name: str) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
+            if not isinstance(output, Tensor) or not output.requires_grad:
+                return None
+            passed_on = output.clone()
+            calls.append(Call(name, module, inputs[0] if inputs else None, output, passed_on))
+            return passed_on
+
+        return hook
+
+    with ExitStack() as stack, torch.enable_grad():
+        stack.enter_context(_noise_for_zeros(network))
+        for name, module in network.named_modules():
+            if module is network or not isinstance(module, torch.jit.ScriptModule):  # torch says that those take none
+                stack.callback(module.register_forward_hook(recorder(name)).remove)
+        rows = quadrants_replaced(image).requires_grad_()
+        try:
+            logits = logits_of(model, rows)
+        except ValueError:  # no logits, of which the map itself will speak
+            return Trace(calls, [None] * len(calls), None, rows)
+        forward = calls.copy()  # layers whose activations are checkpointed are called again by backward passes
+        if not forward or not logits.requires_grad:
+            return Trace(forward, [None] * len(forward), None, rows)
+        score = logits[:, int(logits[0].argmax())].sum()
+        gradients = torch.autograd.grad(score, [call.given for call in forward], retain_graph=True, allow_unused=True)
+    return Trace(forward, list(gradients), logits, rows)
+
+
+@contextmanager
+def _noise_for_zeros(network: nn.Module) -> Iterator[None]:
+    """Let matrices that are all zero, as some heads are at first, hold noise meanwhile: nothing passes a zero."""
+    zeros = [
+        (module, name, parameter)
+        for module in network.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.dim() > 1 and parameter.is_floating_point() and not parameter.any()
+    ]
+    try:
+        for module, name, parameter in zeros:
+            module._parameters[name] = nn.Parameter(0.02 * torch.randn_like(parameter), requires_grad=False)
+        yield
+    finally:
+        for module, name, parameter in zeros:
+            module._parameters[name] = parameter
