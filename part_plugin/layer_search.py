@@ -7,13 +7,18 @@ of its quadrants replaced by noise, which tells the layout. No name of an archit
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .layer_trace import Call, Trace, traced
 from .layouts import Layout, in_proportion, placement, readings
+from .mismatch import CLOSED, NO_GRADIENT
+
+logger = logging.getLogger(__name__)
 
 PLACED = 0.9
 """Least share of positions in their place; trained and untrained token networks have 0.94 and more, chance is 0.5."""
@@ -123,12 +128,14 @@ def _decided(call: Call, options: list[Layout], number: int, trace: Trace) -> tu
     """
     layout = _placed(call, options, trace)
     among_tokens = layout.order != "NCHW" or any(later.given.dim() == 3 for later in trace.calls[number + 1 :])
-    if among_tokens and 2 * number < len(trace.calls):
-        raise ValueError(
+    if 2 * number < len(trace.calls):
+        early = (
             f"target_layers=None: the last layer in which every position has a say, {call.name!r}, is module "
-            f"{number + 1} of {len(trace.calls)}, too early to decide; pass target_layers (and reshape_transform for "
-            "tokens)"
+            f"{number + 1} of {len(trace.calls)}, "
         )
+        if among_tokens:
+            raise ValueError(f"{early}too early to decide; pass target_layers (and reshape_transform for tokens)")
+        logger.warning("%sso early that target_layers of your own may be better", early)
     norm = _norm_behind(call, layout, trace) if "T" in layout.order else None
     return (call if norm is None else norm).name, layout
 
@@ -190,11 +197,18 @@ def _same_order(earlier: Call, call: Call, layout: Layout) -> bool:
 def _norm_behind(call: Call, layout: Layout, trace: Trace) -> Call | None:
     """Return the norm that reads exactly what a call gave, as the last block's first: what the block decides on."""
     for other, gradient in zip(trace.calls, trace.gradients, strict=True):
-        reads = other.taken is call.passed_on and other.given.shape == call.given.shape
+        reads = _are_one(other.taken, call.passed_on) and other.given.shape == call.given.shape
         norm = reads and "norm" in type(other.module).__name__.lower()
         if norm and gradient is not None and _has_signal(layout, gradient):
             return other
     return None
+
+
+def _are_one(taken: Any, passed_on: Tensor) -> bool:
+    """Whether what a module took is what another passed on, though hooks, as those of FSDP, may have seen it since."""
+    if not isinstance(taken, Tensor) or taken.shape != passed_on.shape or taken.stride() != passed_on.stride():
+        return False
+    return taken.data_ptr() == passed_on.data_ptr()
 
 
 def _norm_of_last_dimension(call: Call) -> bool:
@@ -211,11 +225,28 @@ def _last_map(trace: Trace, network: nn.Module) -> tuple[str, Layout]:
         shape = call.given.shape
         if len(shape) == 3:
             break  # what came before tokens is no longer where it is decided
-        if call.name and len(shape) == 4 and shape[2:].numel() > 1 and not _enlarges(call):
+        if call.name and len(shape) == 4 and shape[2:].numel() > 1 and not _is_no_map(call, trace.rows):
             layouts = readings(shape, trace.rows.shape[2:])
             if not layouts or layouts[0].order == "NCHW":
+                logger.warning(
+                    "target_layers=None: no layer of %s has all that decides; %r is mapped, a part of it: pass "
+                    "target_layers, as one for each member of an ensemble, whose maps are averaged",
+                    type(network).__name__,
+                    call.name,
+                )
                 return call.name, Layout("NCHW", (shape[2], shape[3]))
+    if trace.logits is not None and all(gradient is None for gradient in trace.gradients):
+        raise ValueError(NO_GRADIENT)
+    if _is_closed(trace, network):
+        raise ValueError(CLOSED)
     raise ValueError(
         f"target_layers=None: {type(network).__name__} has no module with an (N, C, h, w) output or tokens to map; "
         "pass target_layers (and reshape_transform for tokens)"
     )
+
+
+def _is_closed(trace: Trace, network: nn.Module) -> bool:
+    """Whether modules of a network run out of sight: those of torch.jit, or all, as in what torch.export gives."""
+    seen = any(call.name for call in trace.calls)
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in network.modules())
+    return scripted or (not seen and any(True for _ in network.children()))

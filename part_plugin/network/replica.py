@@ -43,7 +43,7 @@ def replicate(network: nn.Module, channels_last: bool = False) -> nn.Module:
             are faster for: the same arithmetic, summed in another order.
     """
     plain = [module for module in network.modules() if compiled_from(module) is None]
-    replicas = {id(module): type(module).__new__(type(module)) for module in plain}
+    replicas = {id(module): object.__new__(type(module)) for module in plain}
     for module in network.modules():
         replicas[id(module)] = replicas[id(_uncompiled(module))]
     for module in plain:

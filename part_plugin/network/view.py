@@ -70,7 +70,8 @@ def is_compiled(model: nn.Module) -> bool:
 
 def compiled_from(module: nn.Module) -> nn.Module | None:
     """Return the module that `torch.compile` made `module` of; None if it made none."""
-    return module._modules.get("_orig_mod")
+    raw = getattr(module, "_orig_mod", None)
+    return raw if isinstance(raw, nn.Module) else None
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:

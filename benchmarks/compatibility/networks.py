@@ -1,0 +1,190 @@
+"""The table of networks: which layer is mapped of each, how it lies, and whether map, attack and network are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+import torchvision
+import transformers
+from network_list import ROBUSTBENCH, TIMM, TORCHVISION, TRANSFORMERS
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from rows import Row
+from torch import Tensor, nn
+from wrapped_networks import WRAPPED
+
+from part_plugin import PixelBudget, PixelPGD, class_activation_map
+from part_plugin.adapters.robustbench import build_model
+from part_plugin.layouts import Layout
+from part_plugin.network.replica import replicate
+from part_plugin.network.view import logits_of, without_wrappers
+from part_plugin.target_layers import _found_layer
+
+CLASSES, IMAGES = 10, 3
+EPS, EPS_LOW = 0.1, 0.05
+
+
+def rows() -> list[Row]:
+    """Return one row for each network."""
+    kinds: list[tuple[str, dict[str, dict[str, Any]], Callable[..., nn.Module]]] = [
+        ("timm", TIMM, _of_timm),
+        ("torchvision", TORCHVISION, _of_torchvision),
+        ("transformers", TRANSFORMERS, _of_transformers),
+        ("robustbench", ROBUSTBENCH, build_model_of),
+    ]
+    found = [
+        Row(
+            f"{kind} {name}",
+            partial(check, partial(make, name, **_without_size(options)), options.get("size", (64, 64))),
+        )
+        for kind, networks, make in kinds
+        for name, options in networks.items()
+    ]
+    found += [
+        Row(f"wrapped: {name}", partial(check, make, (64, 64), layers), text) for name, make, layers, text in WRAPPED
+    ]
+    return found
+
+
+def _without_size(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "size"}
+
+
+def _of_timm(name: str, **options: Any) -> nn.Module:
+    return timm.create_model(name.split()[0], pretrained=False, num_classes=CLASSES, **options)
+
+
+def _of_torchvision(name: str, **options: Any) -> nn.Module:
+    return torchvision.models.get_model(name, num_classes=CLASSES, **options)
+
+
+def _of_transformers(name: str, **options: Any) -> nn.Module:
+    config = getattr(transformers, f"{name}Config")(num_labels=CLASSES, **options)
+    return getattr(transformers, f"{name}ForImageClassification")(config)
+
+
+def build_model_of(name: str, **options: Any) -> nn.Module:
+    """Return a network of RobustBench."""
+    return build_model(name, options)
+
+
+def check(make: Callable[[], nn.Module], size: tuple[int, int], layers: Any = None) -> str:
+    """Check a network's maps, attack and state, and return its layer and how that lies.
+
+    Args:
+        make: returns the network.
+        size: of the images, (H, W).
+        layers: its target layers, where they have to be given.
+
+    Raises:
+        AssertionError: something is wrong and nobody said so.
+    """
+    model = make()
+    images = torch.rand(IMAGES, 3, *size)
+    _bring_to_life(model, images)
+    model.train()
+    next(module for module in model.modules() if module is not model).eval()  # as where batch norms are frozen
+    before = _state(model)
+    classes, maps = _map_with_signal(model, images, layers)
+    assert maps.shape == (IMAGES, 1, *size), f"maps are {tuple(maps.shape)}"
+    _check_attack(model, images, layers)
+    assert _same(before, _state(model)), "the network was changed"
+    name, layout = _layer_of(model, images, layers)
+    _check_map(model.double().eval(), images.double(), classes, layers, name, layout)
+    return f"layer {name!r}, {layout}"
+
+
+def _bring_to_life(model: nn.Module, images: Tensor) -> None:
+    """Give what is all zero at first, such as heads and the scale of last norms, values as training would."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.is_floating_point() and not parameter.any() and not name.endswith("bias"):
+                parameter.normal_(0, 0.02) if parameter.dim() > 1 else parameter.fill_(1)
+        model.train()(images)  # statistics of batch norms
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        "modules": [(name, id(module), getattr(module, "training", None)) for name, module in model.named_modules()],
+        "hooks": [list(getattr(module, kind)) for module in model.modules() for kind in hooks],
+        "parameters": [(id(p), p.requires_grad, id(p.grad)) for p in model.parameters()],
+        "values": [value.clone() if isinstance(value, Tensor) else value for value in model.state_dict().values()],
+    }
+
+
+def _same(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    plain = all(before[key] == after[key] for key in ("modules", "hooks", "parameters"))
+    pairs = zip(before["values"], after["values"], strict=True)
+    return plain and all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+
+
+def _map_with_signal(model: nn.Module, images: Tensor, layers: Any) -> tuple[Tensor, Tensor]:
+    """Return the first class with evidence in some image, as classes (N,), and its maps."""
+    for number in range(CLASSES):
+        classes = torch.full((IMAGES,), number)
+        maps = class_activation_map(model, images, classes, target_layers=layers)
+        if maps.amax((1, 2, 3)).any():
+            break
+    assert maps.amax((1, 2, 3)).any(), "no map has any signal"
+    assert maps.isfinite().all() and 0 <= maps.min() and maps.max() <= 1, "a map is not in [0, 1]"
+    return classes, maps
+
+
+def _check_attack(model: nn.Module, images: Tensor, layers: Any) -> None:
+    radii = PixelBudget(EPS, EPS_LOW, target_layers=layers)(model, images)
+    labels = torch.arange(IMAGES)
+    adv = PixelPGD(model, EPS, alpha=EPS, steps=1, eps_low=EPS_LOW, target_layers=layers)(images, labels)
+    moved = (adv - images).abs()
+    assert (moved <= radii + 1e-6).all() and 0 <= adv.min() and adv.max() <= 1, "an example is outside its budget"
+    assert moved.max() > EPS_LOW / 2, "the attack moves nothing"
+
+
+def _layer_of(model: nn.Module, images: Tensor, layers: Any) -> tuple[str, Layout]:
+    """Return which layer was mapped and how its output lies, as remembered since the map."""
+    network = without_wrappers(model)
+    if layers is None:
+        return _found_layer(network, network, images)
+    return str(layers), Layout("NCHW", (1, 1))
+
+
+def _check_map(model: nn.Module, images: Tensor, classes: Tensor, layers: Any, name: str, layout: Layout) -> None:
+    """Compare with pytorch-grad-cam's map at the same layer, with a reshape_transform written out."""
+    maps = class_activation_map(model, images, classes, target_layers=layers)
+    network = replicate(without_wrappers(model))
+    layer = network.get_submodule(name)
+    for parameter in network.parameters():
+        parameter.requires_grad_()
+    with GradCAM(_Logits(network), [layer], reshape_transform=partial(_reshaped, layout)) as library:
+        layer.register_forward_hook(lambda module, inputs, output: output.clone())  # a ReLU after it may work in place
+        theirs = torch.from_numpy(library(images, [ClassifierOutputTarget(int(number)) for number in classes]))
+    difference = float((maps[:, 0] - theirs).abs().max())
+    assert difference <= 1e-5, f"the map at {name!r} differs from pytorch-grad-cam's by {difference:.1e}"
+
+
+class _Logits(nn.Module):
+    """A network of which pytorch-grad-cam gets the logits alone."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return logits_of(self.network, images)
+
+
+def _reshaped(layout: Layout, output: Tensor) -> Tensor:
+    h, w = layout.grid
+    if layout.order == "NCHW":
+        return output
+    if layout.order == "NHWC":
+        return output.transpose(2, 3).transpose(1, 2)
+    if layout.order == "NTC":
+        return output[:, layout.prefix :].transpose(1, 2).unflatten(2, (h, w))
+    if layout.order == "TNC":
+        return output[layout.prefix :].permute(1, 2, 0).unflatten(2, (h, w))
+    return output[:, :, layout.prefix :].unflatten(2, (h, w))
