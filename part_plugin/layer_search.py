@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layer_trace import Call, Trace, traced
+from .layer_trace import Call, Trace, reaches_image, traced
 from .layouts import Layout, in_proportion, placement, readings
 from .mismatch import CLOSED, NO_GRADIENT
 
@@ -107,17 +107,7 @@ def _has_signal(layout: Layout, gradient: Tensor) -> bool:
 
 def _cuts(call: Call, trace: Trace) -> bool:
     """Whether every way from the logits back to the image leads through a call."""
-    layer, seen = call.given.grad_fn, set()
-    stack = [] if trace.logits is None else [trace.logits.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node is layer or node in seen:
-            continue
-        if getattr(node, "variable", None) is trace.rows:
-            return False
-        seen.add(node)
-        stack += [parent for parent, _ in node.next_functions]
-    return layer is not None
+    return call.given.grad_fn is not None and not reaches_image(trace, call.given.grad_fn)
 
 
 def _decided(call: Call, options: list[Layout], number: int, trace: Trace) -> tuple[str, Layout]:
@@ -128,10 +118,12 @@ def _decided(call: Call, options: list[Layout], number: int, trace: Trace) -> tu
     """
     layout = _placed(call, options, trace)
     among_tokens = layout.order != "NCHW" or any(later.given.dim() == 3 for later in trace.calls[number + 1 :])
-    if 2 * number < len(trace.calls):
+    deciding = [n for n, gradient in enumerate(trace.gradients) if gradient is not None]
+    place = deciding.index(number) + 1
+    if 2 * place <= len(deciding):
         early = (
             f"target_layers=None: the last layer in which every position has a say, {call.name!r}, is module "
-            f"{number + 1} of {len(trace.calls)}, "
+            f"{place} of {len(deciding)}, "
         )
         if among_tokens:
             raise ValueError(f"{early}too early to decide; pass target_layers (and reshape_transform for tokens)")
@@ -235,7 +227,7 @@ def _last_map(trace: Trace, network: nn.Module) -> tuple[str, Layout]:
                     call.name,
                 )
                 return call.name, Layout("NCHW", (shape[2], shape[3]))
-    if trace.logits is not None and all(gradient is None for gradient in trace.gradients):
+    if trace.logits is not None and not reaches_image(trace):
         raise ValueError(NO_GRADIENT)
     if _is_closed(trace, network):
         raise ValueError(CLOSED)

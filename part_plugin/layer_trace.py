@@ -63,10 +63,25 @@ def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
             return Trace(calls, [None] * len(calls), None, rows)
         forward = calls.copy()  # layers whose activations are checkpointed are called again by backward passes
         if not forward or not logits.requires_grad:
-            return Trace(forward, [None] * len(forward), None, rows)
+            return Trace(forward, [None] * len(forward), logits, rows)
         score = logits[:, int(logits[0].argmax())].sum()
         gradients = torch.autograd.grad(score, [call.given for call in forward], retain_graph=True, allow_unused=True)
     return Trace(forward, list(gradients), logits, rows)
+
+
+def reaches_image(trace: Trace, but: Any = None) -> bool:
+    """Whether a way leads from the logits back to the image, past the node `but` of the graph."""
+    seen = {None, but}
+    stack = [None if trace.logits is None else trace.logits.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        if getattr(node, "variable", None) is trace.rows:
+            return True
+        seen.add(node)
+        stack += [parent for parent, _ in node.next_functions]
+    return False
 
 
 @contextmanager

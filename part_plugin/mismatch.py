@@ -42,7 +42,7 @@ def explained(model: nn.Module, images: Tensor) -> Iterator[None]:
         TypeError: no network; images of another dtype than the weights.
         ValueError: images on another device, with other channels or of another size than the network takes, a
             network that cannot be differentiated or looked into, or was exported for one shape.
-        RuntimeError: whatever else torch has to say.
+        RuntimeError, AssertionError: whatever else torch has to say.
     """
     check_model("model", model)
     try:
@@ -71,8 +71,8 @@ def _reason(model: nn.Module, images: Tensor, said: str) -> Exception | None:
         return ValueError(NO_GRADIENT)
     if said.startswith("Guard failed"):  # an assertion of torch.export
         return ValueError(
-            f"images have shape {tuple(images.shape)}, and the model was exported for one shape alone; export it with a "
-            "batch of any size: torch.export.Dim('batch')"
+            f"images have shape {tuple(images.shape)}, and the model was exported for one shape alone; export it with "
+            "a batch of any size: torch.export.Dim('batch')"
         )
     if "not supported on ScriptModules" in said:
         return ValueError(CLOSED)

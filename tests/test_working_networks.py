@@ -9,7 +9,7 @@ import torch
 import torch.utils.checkpoint as checkpointing
 import torchattacks
 import torchvision
-from conftest import SmallNet, assert_untouched, snapshot
+from conftest import assert_untouched, snapshot
 from timm.models.vision_transformer import VisionTransformer
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -300,7 +300,7 @@ def test_auxiliary_heads():
     plain.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("aux")})
     images, labels = torch.rand(2, 3, 64, 64), torch.tensor([1, 2])
     for training in (False, True):
-        maps = [class_activation_map(net.train(training), images) for net in (model, plain)]
+        maps = [class_activation_map(net.train(training), images, cam="layercam") for net in (model, plain)]
         assert torch.equal(*maps)
         assert maps[0].amax((1, 2, 3)).all()
     PART(burn_in=0, **SETTINGS).loss(model.train(), images, labels).backward()
@@ -357,6 +357,6 @@ def test_a_layer_that_lies_early_is_told_of(batch, caplog):
         class_activation_map(model, batch[0]), class_activation_map(model, batch[0], target_layers="stem")
     )
     assert [record.getMessage() for record in caplog.records] == [
-        "target_layers=None: the last layer in which every position has a say, 'stem', is module 1 of 5, so early that "
+        "target_layers=None: the last layer in which every position has a say, 'stem', is module 1 of 6, so early that "
         "target_layers of your own may be better"
     ]

@@ -51,7 +51,9 @@ def isolated(
             replica = None if compiled and is_compiled(model) else _replica(model, network, images, channels_last)
             if replica is None:
                 with eval_mode(model), frozen(model) if channels_last else nullcontext(), as_compiled(compiled):
-                    yield model
+                    yield (
+                        ModelView(model) if isinstance(model, torch.jit.ScriptModule) else model
+                    )  # which take no hooks
                 return
         with torch.inference_mode(False), torch.enable_grad():
             yield replica

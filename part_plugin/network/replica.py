@@ -51,6 +51,8 @@ def replicate(network: nn.Module, channels_last: bool = False) -> nn.Module:
         own["_parameters"] = {name: _frozen(value, channels_last) for name, value in module._parameters.items()}
         own["_buffers"] = {name: buffer if buffer is None else buffer.data for name, buffer in module._buffers.items()}
         own["training"], own["_compiled_call_impl"] = False, None
+        for name in ("train", "eval"):  # of exported networks they refuse; there is but one mode here
+            own.pop(name, None)
         vars(replicas[id(module)]).update(own)
         mark_replica(replicas[id(module)], module)
     mark_replica(replicas[id(network)], network, form_of(network))
