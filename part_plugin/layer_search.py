@@ -227,7 +227,7 @@ def _last_map(trace: Trace, network: nn.Module) -> tuple[str, Layout]:
                     call.name,
                 )
                 return call.name, Layout("NCHW", (shape[2], shape[3]))
-    if trace.logits is not None and not reaches_image(trace):
+    if not trace.differentiable:
         raise ValueError(NO_GRADIENT)
     if _is_closed(trace, network):
         raise ValueError(CLOSED)

@@ -5,7 +5,7 @@ The rows are an image, and the image with each of its quadrants replaced by nois
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -32,9 +32,11 @@ class Trace(NamedTuple):
     """All calls in the order in which they ended, the gradients there, and the graph's two ends."""
 
     calls: list[Call]
-    gradients: list[Tensor | None]
+    gradients: Sequence[Tensor | None]
     logits: Tensor | None
     rows: Tensor
+    differentiable: bool
+    """Whether the rows have a gradient."""
 
 
 def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
@@ -60,22 +62,22 @@ def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
         try:
             logits = logits_of(model, rows)
         except ValueError:  # no logits, of which the map itself will speak
-            return Trace(calls, [None] * len(calls), None, rows)
+            return Trace(calls, [None] * len(calls), None, rows, True)
         forward = calls.copy()  # layers whose activations are checkpointed are called again by backward passes
         if not forward or not logits.requires_grad:
-            return Trace(forward, [None] * len(forward), logits, rows)
-        score = logits[:, int(logits[0].argmax())].sum()
-        gradients = torch.autograd.grad(score, [call.given for call in forward], retain_graph=True, allow_unused=True)
-    return Trace(forward, list(gradients), logits, rows)
+            return Trace(forward, [None] * len(forward), logits, rows, logits.requires_grad)
+        score, ends = logits[:, int(logits[0].argmax())].sum(), [rows, *(call.given for call in forward)]
+        at_rows, *gradients = torch.autograd.grad(score, ends, retain_graph=True, allow_unused=True)
+    return Trace(forward, gradients, logits, rows, at_rows is not None)
 
 
 def reaches_image(trace: Trace, but: Any = None) -> bool:
     """Whether a way leads from the logits back to the image, past the node `but` of the graph."""
-    seen = {None, but}
+    seen = {but}
     stack = [None if trace.logits is None else trace.logits.grad_fn]
     while stack:
         node = stack.pop()
-        if node in seen:
+        if node is None or node in seen:
             continue
         if getattr(node, "variable", None) is trace.rows:
             return True

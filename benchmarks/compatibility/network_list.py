@@ -46,8 +46,6 @@ TIMM: Networks = {
     "inception_v3": {"size": (96, 96)},
     "inception_v4": {"size": (96, 96)},
     "inception_resnet_v2": {"size": (96, 96)},
-    "nasnetalarge": {"size": (96, 96)},
-    "pnasnet5large": {"size": (96, 96)},
     "cspresnet50": {},
     "cs3darknet_s": {},
     "cs3darknet_focus_s": {},
