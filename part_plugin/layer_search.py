@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .layer_trace import Call, Trace, reaches_image, traced
+from .layer_trace import Call, Trace, is_closed, reaches_image, traced
 from .layouts import Layout, in_proportion, placement, readings
 from .mismatch import CLOSED, NO_GRADIENT
 
@@ -107,7 +108,7 @@ def _has_signal(layout: Layout, gradient: Tensor) -> bool:
 
 def _cuts(call: Call, trace: Trace) -> bool:
     """Whether every way from the logits back to the image leads through a call."""
-    return call.given.grad_fn is not None and not reaches_image(trace, call.given.grad_fn)
+    return call.given.grad_fn is not None and not reaches_image(trace, call.given)
 
 
 def _decided(call: Call, options: list[Layout], number: int, trace: Trace) -> tuple[str, Layout]:
@@ -188,7 +189,7 @@ def _same_order(earlier: Call, call: Call, layout: Layout) -> bool:
 
 def _norm_behind(call: Call, layout: Layout, trace: Trace) -> Call | None:
     """Return the norm that reads exactly what a call gave, as the last block's first: what the block decides on."""
-    for other, gradient in zip(trace.calls, trace.gradients, strict=True):
+    for other, gradient in _pairs(trace):
         reads = _are_one(other.taken, call.passed_on) and other.given.shape == call.given.shape
         norm = reads and "norm" in type(other.module).__name__.lower()
         if norm and gradient is not None and _has_signal(layout, gradient):
@@ -213,10 +214,13 @@ def _last_map(trace: Trace, network: nn.Module) -> tuple[str, Layout]:
     Raises:
         ValueError: there is none.
     """
+    tokens = any(call.given.dim() == 3 for call in trace.calls)
     for call in reversed(trace.calls):
         shape = call.given.shape
         if len(shape) == 3:
             break  # what came before tokens is no longer where it is decided
+        if tokens and len(shape) == 4 and placement(call.given.detach()) < PLACED:
+            break  # heads and tokens, it may be, which lie as maps do
         if call.name and len(shape) == 4 and shape[2:].numel() > 1 and not _is_no_map(call, trace.rows):
             layouts = readings(shape, trace.rows.shape[2:])
             if not layouts or layouts[0].order == "NCHW":
@@ -229,16 +233,18 @@ def _last_map(trace: Trace, network: nn.Module) -> tuple[str, Layout]:
                 return call.name, Layout("NCHW", (shape[2], shape[3]))
     if not trace.differentiable:
         raise ValueError(NO_GRADIENT)
-    if _is_closed(trace, network):
+    if is_closed(trace, network):
         raise ValueError(CLOSED)
+    if any(call.name and gradient is not None and not _is_no_map(call, trace.rows) for call, gradient in _pairs(trace)):
+        raise ValueError(
+            f"target_layers=None: no layer of {type(network).__name__} has all that decides, as in an ensemble; pass "
+            "target_layers (and reshape_transform for tokens)"
+        )
     raise ValueError(
         f"target_layers=None: {type(network).__name__} has no module with an (N, C, h, w) output or tokens to map; "
         "pass target_layers (and reshape_transform for tokens)"
     )
 
 
-def _is_closed(trace: Trace, network: nn.Module) -> bool:
-    """Whether modules of a network run out of sight: those of torch.jit, or all, as in what torch.export gives."""
-    seen = any(call.name for call in trace.calls)
-    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in network.modules())
-    return scripted or (not seen and any(True for _ in network.children()))
+def _pairs(trace: Trace) -> Iterator[tuple[Call, Tensor | None]]:
+    return zip(trace.calls, trace.gradients, strict=True)

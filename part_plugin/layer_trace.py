@@ -40,7 +40,7 @@ class Trace(NamedTuple):
 
 
 def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
-    """Run the five rows of an `image` through a `model` whose modules are those of `network`, and back."""
+    """Run the five rows of an `image` (1, C, H, W) through a `model` whose modules are those of `network`, and back."""
     calls: list[Call] = []
 
     def recorder(name: str) -> Callable[..., Tensor | None]:
@@ -71,19 +71,29 @@ def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
     return Trace(forward, gradients, logits, rows, at_rows is not None)
 
 
-def reaches_image(trace: Trace, but: Any = None) -> bool:
-    """Whether a way leads from the logits back to the image, past the node `but` of the graph."""
-    seen = {but}
-    stack = [None if trace.logits is None else trace.logits.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
+def reaches_image(trace: Trace, past: Tensor) -> bool:
+    """Return whether a way leads from the logits of a `trace` back to the image that does not go through `past`.
+
+    Of a node of the graph with several outputs, as that of `unbind`, a tensor is but one.
+    """
+    seen: set[Any] = set()
+    ends = [] if trace.logits is None else [(trace.logits.grad_fn, trace.logits.output_nr)]
+    while ends:
+        node, number = ends.pop()
+        if node is None or node in seen or (node is past.grad_fn and number == past.output_nr):
             continue
         if getattr(node, "variable", None) is trace.rows:
             return True
         seen.add(node)
-        stack += [parent for parent, _ in node.next_functions]
+        ends += node.next_functions
     return False
+
+
+def is_closed(trace: Trace, network: nn.Module) -> bool:
+    """Return whether modules of a `network` run out of sight of its `trace`, as torch.jit's do, or all of torch.export's."""
+    seen = any(call.name for call in trace.calls)
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in network.modules())
+    return scripted or (not seen and any(True for _ in network.children()))
 
 
 @contextmanager

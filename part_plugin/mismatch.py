@@ -42,7 +42,8 @@ def explained(model: nn.Module, images: Tensor) -> Iterator[None]:
         TypeError: no network; images of another dtype than the weights.
         ValueError: images on another device, with other channels or of another size than the network takes, a
             network that cannot be differentiated or looked into, or was exported for one shape.
-        RuntimeError, AssertionError: whatever else torch has to say.
+        RuntimeError: whatever else torch has to say.
+        AssertionError: whatever else an exported network has.
     """
     check_model("model", model)
     try:

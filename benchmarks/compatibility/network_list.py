@@ -1,6 +1,7 @@
 """The networks of the table: one or more of each family of timm, torchvision, transformers and RobustBench, cut down.
 
-Each list is name -> arguments; `size` is that of the images, (64, 64) where there is none.
+Each list is name -> arguments, and of the row: `size` of the images, (64, 64) where there is none, and target `layers`
+where the network is refused without.
 """
 
 from __future__ import annotations
@@ -107,18 +108,18 @@ TIMM: Networks = {
     "maxvit_pico_rw_256": {"img_size": 64},
     "maxvit_rmlp_pico_rw_256": {"img_size": 64},
     "coat_tiny": {"img_size": 64},
-    "coat_lite_tiny": {"img_size": 64},
+    "coat_lite_tiny": {"img_size": 128, "size": (128, 128)},
     "levit_128s": {"img_size": 64},
     "levit_conv_128s": {"img_size": 64},
     "efficientformer_l1": _AT_224,
     "efficientformerv2_s0": {"img_size": 224, **_AT_224},
     "gcvit_xxtiny": {"img_size": 224, **_AT_224},
     "davit_tiny": {"depths": (1, 1, 1, 1)},
-    "tiny_vit_5m_224": {"img_size": 64},
-    "hieradet_small": {"stages": (1, 1, 1, 1), "global_att_blocks": (2,)},
+    "tiny_vit_5m_224": {},
+    "hieradet_small": {"size": (128, 128)},
     "vitamin_small_224": {"img_size": 64},
-    "vit_small_r26_s32_224": {"img_size": 64} | {"depth": 3, "embed_dim": 48, "num_heads": 3},
-    "vit_tiny_r_s16_p8_224": _VIT,
+    "vit_small_r26_s32_224": _VIT | {"img_size": 128, "size": (128, 128)},
+    "vit_tiny_r_s16_p8_224": _VIT | {"img_size": 224, "size": (224, 224)},
     # tokens
     "vit_tiny_patch16_224": _VIT,
     "vit_small_patch32_224": _VIT | {"img_size": 96, "size": (96, 96)},
@@ -148,23 +149,23 @@ TIMM: Networks = {
     "xcit_nano_12_p16_224": _SHALLOW,
     "xcit_nano_12_p8_224": _SHALLOW,
     "convit_tiny": {"img_size": 64, "depth": 4},
-    "crossvit_tiny_240": {"img_size": 240, "size": (240, 240)},
+    "crossvit_tiny_240": {"img_size": 240, "size": (240, 240), "layers": ["blocks.2.blocks.1"]},
     "tnt_s_patch16_224": _SHALLOW,
     "pit_ti_224": {"img_size": 224, "size": (224, 224), "depth": (1, 1, 1)},
     "pit_ti_distilled_224": {"img_size": 224, "size": (224, 224), "depth": (1, 1, 1)},
     "volo_d1_224": {"img_size": 64, "layers": (1, 1, 1, 1)},
     "hiera_tiny_224": {"img_size": 224, "size": (224, 224), "stages": (1, 1, 2, 1), "embed_dim": 24},
-    "mvitv2_tiny": {"img_size": 64, "depths": (1, 1, 2, 1)},
-    "mvitv2_small_cls": {"img_size": 64, "depths": (1, 1, 2, 1)},
+    "mvitv2_tiny": {"img_size": 64},
+    "mvitv2_small_cls": {"img_size": 64},
     "pvt_v2_b0": {},
     "twins_pcpvt_small": {"img_size": 64, "depths": (1, 1, 1, 1)},
     "twins_svt_small": {"img_size": 64, "depths": (1, 1, 1, 1)},
-    "nest_tiny": {"img_size": 224, "size": (224, 224), "depths": (1, 1, 1), "embed_dims": (24, 48, 96)},
-    "mixer_s32_224": {"img_size": 64, "num_blocks": 3},
-    "mixer_b16_224": {"img_size": 64, "num_blocks": 3, "embed_dim": 48},
-    "gmixer_12_224": {"img_size": 64, "num_blocks": 3, "embed_dim": 48},
-    "resmlp_12_224": {"img_size": 64, "num_blocks": 3, "embed_dim": 48},
-    "gmlp_ti16_224": {"img_size": 64, "num_blocks": 3},
+    "nest_tiny": {"img_size": 128, "size": (128, 128)},
+    "mixer_s32_224": {"img_size": 64},
+    "mixer_s16_224": {"img_size": 64},
+    "gmixer_12_224": {"img_size": 64},
+    "resmlp_12_224": {"img_size": 64},
+    "gmlp_ti16_224": {"img_size": 64},
     # channels last
     "swin_tiny_patch4_window7_224": _SWIN,
     "swin_s3_tiny_224": _SWIN,

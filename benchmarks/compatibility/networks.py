@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 import torchvision
@@ -19,10 +20,11 @@ from wrapped_networks import WRAPPED
 
 from part_plugin import PixelBudget, PixelPGD, class_activation_map
 from part_plugin.adapters.robustbench import build_model
+from part_plugin.cam import scaled
 from part_plugin.layouts import Layout
 from part_plugin.network.replica import replicate
 from part_plugin.network.view import logits_of, without_wrappers
-from part_plugin.target_layers import _found_layer
+from part_plugin.target_layers import _found_layer, transforms_of
 
 CLASSES, IMAGES = 10, 3
 EPS, EPS_LOW = 0.1, 0.05
@@ -37,21 +39,30 @@ def rows() -> list[Row]:
         ("robustbench", ROBUSTBENCH, build_model_of),
     ]
     found = [
-        Row(
-            f"{kind} {name}",
-            partial(check, partial(make, name, **_without_size(options)), options.get("size", (64, 64))),
+        row(
+            f"{kind} {name}", partial(make, name, **_own(options)), options.get("size", (64, 64)), options.get("layers")
         )
         for kind, networks, make in kinds
         for name, options in networks.items()
     ]
-    found += [
-        Row(f"wrapped: {name}", partial(check, make, (64, 64), layers), text) for name, make, layers, text in WRAPPED
-    ]
+    found += [row(f"wrapped: {name}", make, (64, 64), layers) for name, make, layers in WRAPPED]
     return found
 
 
-def _without_size(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name != "size"}
+def row(name: str, make: Callable[[], nn.Module], size: tuple[int, int], layers: list[str] | None) -> Row:
+    """Return the row of a network.
+
+    Args:
+        name: of the row.
+        make: returns the network.
+        size: of the images, (H, W).
+        layers: its target layers, where they have to be given.
+    """
+    return Row(name, partial(check, make, size, layers), "" if layers is None else f"target_layers={layers}")
+
+
+def _own(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in ("size", "layers")}
 
 
 def _of_timm(name: str, **options: Any) -> nn.Module:
@@ -72,7 +83,7 @@ def build_model_of(name: str, **options: Any) -> nn.Module:
     return build_model(name, options)
 
 
-def check(make: Callable[[], nn.Module], size: tuple[int, int], layers: Any = None) -> str:
+def check(make: Callable[[], nn.Module], size: tuple[int, int], layers: list[str] | None = None) -> str:
     """Check a network's maps, attack and state, and return its layer and how that lies.
 
     Args:
@@ -93,9 +104,9 @@ def check(make: Callable[[], nn.Module], size: tuple[int, int], layers: Any = No
     assert maps.shape == (IMAGES, 1, *size), f"maps are {tuple(maps.shape)}"
     _check_attack(model, images, layers)
     assert _same(before, _state(model)), "the network was changed"
-    name, layout = _layer_of(model, images, layers)
-    _check_map(model.double().eval(), images.double(), classes, layers, name, layout)
-    return f"layer {name!r}, {layout}"
+    layouts = _layers_of(model.eval(), images, layers)
+    _check_map(model, images, classes, layers, layouts)
+    return " and ".join(f"layer {name!r}, {layout}" for name, layout in layouts.items())
 
 
 def _bring_to_life(model: nn.Module, images: Tensor) -> None:
@@ -144,26 +155,44 @@ def _check_attack(model: nn.Module, images: Tensor, layers: Any) -> None:
     assert moved.max() > EPS_LOW / 2, "the attack moves nothing"
 
 
-def _layer_of(model: nn.Module, images: Tensor, layers: Any) -> tuple[str, Layout]:
-    """Return which layer was mapped and how its output lies, as remembered since the map."""
+def _layers_of(model: nn.Module, images: Tensor, layers: list[str] | None) -> dict[str, Layout]:
+    """Return which layers were mapped and how their outputs lie, as remembered since the map."""
     network = without_wrappers(model)
     if layers is None:
-        return _found_layer(network, network, images)
-    return str(layers), Layout("NCHW", (1, 1))
+        return dict([_found_layer(network, network, images)])
+    transforms = transforms_of(network, layers, layers, None, images)
+    return {name: transform or Layout("NCHW", (1, 1)) for name, transform in transforms.items()}
 
 
-def _check_map(model: nn.Module, images: Tensor, classes: Tensor, layers: Any, name: str, layout: Layout) -> None:
-    """Compare with pytorch-grad-cam's map at the same layer, with a reshape_transform written out."""
+def _check_map(
+    model: nn.Module, images: Tensor, classes: Tensor, layers: list[str] | None, layouts: dict[str, Layout]
+) -> None:
+    """Compare with pytorch-grad-cam's maps at the same layers, with a reshape_transform written out."""
+    model, images = _in_double(model.eval(), images)
     maps = class_activation_map(model, images, classes, target_layers=layers)
     network = replicate(without_wrappers(model))
-    layer = network.get_submodule(name)
     for parameter in network.parameters():
         parameter.requires_grad_()
-    with GradCAM(_Logits(network), [layer], reshape_transform=partial(_reshaped, layout)) as library:
-        layer.register_forward_hook(lambda module, inputs, output: output.clone())  # a ReLU after it may work in place
-        theirs = torch.from_numpy(library(images, [ClassifierOutputTarget(int(number)) for number in classes]))
-    difference = float((maps[:, 0] - theirs).abs().max())
-    assert difference <= 1e-5, f"the map at {name!r} differs from pytorch-grad-cam's by {difference:.1e}"
+    found = []
+    for name, layout in layouts.items():
+        layer = network.get_submodule(name)
+        with GradCAM(_Logits(network), [layer], reshape_transform=partial(_reshaped, layout)) as library:
+            clone = layer.register_forward_hook(lambda module, inputs, output: output.clone())  # before a ReLU in place
+            found.append(library(images, [ClassifierOutputTarget(int(number)) for number in classes]))
+            clone.remove()
+    theirs = scaled(torch.from_numpy(np.stack(found)).mean(0)[:, None])
+    difference = float((maps - theirs).abs().max())
+    assert difference <= 1e-5, f"the map at {' and '.join(layouts)} differs from pytorch-grad-cam's by {difference:.1e}"
+
+
+def _in_double(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+    """Return both in double precision if the network runs so, as some with tables of their own do not."""
+    try:
+        with torch.no_grad():
+            model.double()(images.double())
+    except RuntimeError:
+        return model.float(), images
+    return model, images.double()
 
 
 class _Logits(nn.Module):

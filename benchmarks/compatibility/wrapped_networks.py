@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import timm
 import torch
@@ -108,22 +107,22 @@ def _checkpointed_by_torch(kind: CheckpointImpl) -> nn.Module:
     return model
 
 
-WRAPPED: list[tuple[str, Callable[[], nn.Module], Any, str]] = [
-    ("DataParallel", lambda: nn.DataParallel(_cnn()), None, ""),
-    ("torch.compile(CNN)", lambda: torch.compile(_cnn(), **COMPILED), None, ""),
-    ("torch.compile(ViT)", lambda: torch.compile(_vit(), **COMPILED), None, ""),
-    ("CNN.compile()", partial(_in_place, _cnn), None, ""),
-    ("ViT.compile()", partial(_in_place, _vit), None, ""),
-    ("Normalize, then a compiled CNN", lambda: nn.Sequential(Normalize(), torch.compile(_cnn(), **COMPILED)), None, ""),
-    ("ViT of compiled blocks", _blocks_compiled, None, ""),
-    ("CNN, set_grad_checkpointing (reentrant)", partial(_checkpointed_by_timm, _cnn), None, ""),
-    ("ViT, set_grad_checkpointing (reentrant)", partial(_checkpointed_by_timm, _vit), None, ""),
-    ("CheckpointWrapper, reentrant", partial(_checkpointed_by_torch, CheckpointImpl.REENTRANT), None, ""),
-    ("CheckpointWrapper, not reentrant", partial(_checkpointed_by_torch, CheckpointImpl.NO_REENTRANT), None, ""),
-    ("AveragedModel", lambda: AveragedModel(_cnn()), None, ""),
-    ("ModelEmaV3", lambda: timm.utils.ModelEmaV3(_vit()), None, ""),
-    ("a layer that nobody uses, run last", Unused, None, ""),
-    ("a block called three times", Reused, None, ""),
-    ("an ensemble of a CNN and a ViT", Ensemble, None, ""),
-    ("torch.jit.script(CNN)", lambda: torch.jit.script(torchvision.models.resnet18(num_classes=10)), None, ""),
+WRAPPED: list[tuple[str, Callable[[], nn.Module], list[str] | None]] = [
+    ("DataParallel", lambda: nn.DataParallel(_cnn()), None),
+    ("torch.compile(CNN)", lambda: torch.compile(_cnn(), **COMPILED), None),
+    ("torch.compile(ViT)", lambda: torch.compile(_vit(), **COMPILED), None),
+    ("CNN.compile()", partial(_in_place, _cnn), None),
+    ("ViT.compile()", partial(_in_place, _vit), None),
+    ("Normalize, then a compiled CNN", lambda: nn.Sequential(Normalize(), torch.compile(_cnn(), **COMPILED)), None),
+    ("ViT of compiled blocks", _blocks_compiled, None),
+    ("CNN, set_grad_checkpointing (reentrant)", partial(_checkpointed_by_timm, _cnn), None),
+    ("ViT, set_grad_checkpointing (reentrant)", partial(_checkpointed_by_timm, _vit), None),
+    ("CheckpointWrapper, reentrant", partial(_checkpointed_by_torch, CheckpointImpl.REENTRANT), None),
+    ("CheckpointWrapper, not reentrant", partial(_checkpointed_by_torch, CheckpointImpl.NO_REENTRANT), None),
+    ("AveragedModel", lambda: AveragedModel(_cnn()), None),
+    ("ModelEmaV3", lambda: timm.utils.ModelEmaV3(_vit()), None),
+    ("a layer that nobody uses, run last", Unused, None),
+    ("a block called three times", Reused, None),
+    ("an ensemble of a CNN and a ViT", Ensemble, ["first.layer4", "second.blocks.2.norm1"]),
+    ("torch.jit.script(CNN)", lambda: torch.jit.script(torchvision.models.resnet18(num_classes=10)), None),
 ]
