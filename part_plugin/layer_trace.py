@@ -90,7 +90,7 @@ def reaches_image(trace: Trace, past: Tensor) -> bool:
 
 
 def is_closed(trace: Trace, network: nn.Module) -> bool:
-    """Return whether modules of a `network` run out of sight of its `trace`, as torch.jit's do, or all of torch.export's."""
+    """Return whether modules of a `network` run out of sight of its `trace`: those of torch.jit or torch.export."""
     seen = any(call.name for call in trace.calls)
     scripted = any(isinstance(module, torch.jit.ScriptModule) for module in network.modules())
     return scripted or (not seen and any(True for _ in network.children()))
