@@ -1,6 +1,6 @@
 """The networks of the table: one or more of each family of timm, torchvision, transformers and RobustBench, cut down.
 
-Each list is name -> arguments, and of the row: `size` of the images, (64, 64) where there is none, and target `layers`
+Each list is name -> arguments, and of the row: `size` of the images, (64, 64) where there is none, and `target_layers`
 where the network is refused without.
 """
 
@@ -149,14 +149,14 @@ TIMM: Networks = {
     "xcit_nano_12_p16_224": _SHALLOW,
     "xcit_nano_12_p8_224": _SHALLOW,
     "convit_tiny": {"img_size": 64, "depth": 4},
-    "crossvit_tiny_240": {"img_size": 240, "size": (240, 240), "layers": ["blocks.2.blocks.1"]},
+    "crossvit_tiny_240": {"img_size": 240, "size": (240, 240), "target_layers": ["blocks.2.blocks.1"]},
     "tnt_s_patch16_224": _SHALLOW,
     "pit_ti_224": {"img_size": 224, "size": (224, 224), "depth": (1, 1, 1)},
     "pit_ti_distilled_224": {"img_size": 224, "size": (224, 224), "depth": (1, 1, 1)},
     "volo_d1_224": {"img_size": 64, "layers": (1, 1, 1, 1)},
     "hiera_tiny_224": {"img_size": 224, "size": (224, 224), "stages": (1, 1, 2, 1), "embed_dim": 24},
     "mvitv2_tiny": {"img_size": 64},
-    "mvitv2_small_cls": {"img_size": 64},
+    "mvitv2_small_cls": {"img_size": 128, "size": (128, 128)},
     "pvt_v2_b0": {},
     "twins_pcpvt_small": {"img_size": 64, "depths": (1, 1, 1, 1)},
     "twins_svt_small": {"img_size": 64, "depths": (1, 1, 1, 1)},

@@ -40,7 +40,10 @@ def rows() -> list[Row]:
     ]
     found = [
         row(
-            f"{kind} {name}", partial(make, name, **_own(options)), options.get("size", (64, 64)), options.get("layers")
+            f"{kind} {name}",
+            partial(make, name, **_own(options)),
+            options.get("size", (64, 64)),
+            options.get("target_layers"),
         )
         for kind, networks, make in kinds
         for name, options in networks.items()
@@ -62,7 +65,7 @@ def row(name: str, make: Callable[[], nn.Module], size: tuple[int, int], layers:
 
 
 def _own(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in ("size", "layers")}
+    return {name: value for name, value in options.items() if name not in ("size", "target_layers")}
 
 
 def _of_timm(name: str, **options: Any) -> nn.Module:
