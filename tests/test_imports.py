@@ -29,6 +29,7 @@ CORE = [
     "network.memory",
     "network.replica",
     "network.checkpointing",
+    "network.uncompiled",
     "network.isolation",
     "network.batching",
     "network.fold",

@@ -13,6 +13,7 @@ from conftest import assert_untouched, snapshot
 from timm.models.vision_transformer import VisionTransformer
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch._dynamo import eval_frame
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     CheckpointImpl,
     apply_activation_checkpointing,
@@ -26,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from part_plugin import PART, FixedBudget, PixelAttack, PixelBudget, PixelPGD, class_activation_map
 from part_plugin.network.isolation import isolated
+from part_plugin.network.uncompiled import uncompiled
 
 COMPILED = {"backend": "eager"}  # which modules run is what is asked here
 SETTINGS = {"eps": 0.1, "eps_low": 0.05, "alpha": 0.05, "steps": 2}
@@ -135,6 +137,11 @@ def test_a_forward_pass_that_is_compiled_by_itself(plain, batch):
     model = copy.deepcopy(network)
     model.forward = torch.compile(model.forward, **COMPILED)
     assert_alike(model, network, batch, layer, layer)
+    with uncompiled():
+        with uncompiled():
+            assert eval_frame._stance.stance == "force_eager"
+        assert eval_frame._stance.stance == "force_eager"
+    assert eval_frame._stance.stance == "default"
 
 
 class Checkpointed(nn.Module):

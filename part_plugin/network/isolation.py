@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from contextlib import contextmanager, nullcontext
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from .checkpointing import not_reentrant
 from .memory import original_of
 from .replica import is_separable, laid_out, replicate
+from .uncompiled import uncompiled
 from .view import ModelView, is_compiled, network_of, without_replicas
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
@@ -50,19 +50,13 @@ def isolated(
         with lock_of(network):  # nobody else changes it now, so what is found out and replicated is the caller's
             replica = None if compiled and is_compiled(model) else _replica(model, network, images, channels_last)
             if replica is None:
-                with eval_mode(model), frozen(model) if channels_last else nullcontext(), as_compiled(compiled):
-                    yield (
-                        ModelView(model) if isinstance(model, torch.jit.ScriptModule) else model
-                    )  # which take no hooks
+                scripted = isinstance(model, torch.jit.ScriptModule)  # takes no hooks, so what is around it does
+                plain = nullcontext() if compiled else uncompiled()
+                with eval_mode(model), frozen(model) if channels_last else nullcontext(), plain:
+                    yield ModelView(model) if scripted else model
                 return
         with torch.inference_mode(False), torch.enable_grad():
             yield replica
-
-
-def as_compiled(compiled: bool = False) -> AbstractContextManager[Any]:
-    """Let what went through `torch.compile` run as it was meanwhile, unless `compiled`."""
-    stance = getattr(torch.compiler, "set_stance", None)  # PyTorch 2.6
-    return nullcontext() if compiled or stance is None else stance("force_eager")
 
 
 def _replica(model: nn.Module, network: nn.Module, images: Tensor, channels_last: bool) -> nn.Module | None:
