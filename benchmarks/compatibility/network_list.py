@@ -204,7 +204,7 @@ _HF_VIT = {"image_size": 64, "patch_size": 8, "hidden_size": 48, "num_hidden_lay
 _HF_VIT |= {"intermediate_size": 96}
 _HF_SWIN = {"image_size": 64, "embed_dim": 24, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4}
 _HF_CNN = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 1, 1]}
-_HF_PVT = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}
+_HF_PVT = {"depths": [1, 1, 1, 1]}
 
 TRANSFORMERS: Networks = {
     "ViT": _HF_VIT,
@@ -234,9 +234,9 @@ TRANSFORMERS: Networks = {
     "PvtV2": _HF_PVT | {"image_size": 64},
     "Pvt": _HF_PVT | {"image_size": 64},
     "Segformer": _HF_PVT,
-    "Cvt": {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 1, 2]},
-    "Hiera": {"image_size": [224, 224], "embed_dim": 24, "depths": [1, 1, 2, 1], "size": (224, 224)},
-    "Levit": {"image_size": 64},
+    "Cvt": {"depth": [1, 1, 2]},
+    "Hiera": {"image_size": [224, 224], "embed_dim": 24, "depths": [1, 1, 1, 2], "size": (224, 224)},
+    "Levit": _AT_224,
     "SwiftFormer": {},
     "TextNet": {},
 }
