@@ -82,7 +82,7 @@ def _enlarges(call: Call) -> bool:
 def _readings(call: Call, trace: Trace, size: torch.Size) -> list[Layout]:
     shape = call.given.shape
     found = [layout for layout in readings(shape, size, _grids(trace, size)) if layout.grid != (1, 1)]
-    if len(shape) == 3 and shape[1] == len(trace.rows):  # tokens first
+    if len(shape) == 3 and shape[1] == len(trace.rows) != shape[0]:  # tokens first; as many as rows: batch first
         flipped = readings(torch.Size([shape[1], shape[0], shape[2]]), size, _grids(trace, size))
         found += [Layout("TNC", layout.grid, layout.prefix) for layout in flipped if layout.order == "NTC"]
     return [layout for layout in found if shape[layout.order.index("N")] == len(trace.rows)]

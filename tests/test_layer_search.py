@@ -38,6 +38,7 @@ def swin(size=(32, 32), **options):
     [
         (vit, (8, 8), "blocks.2.norm1: 1 + 4x4 tokens"),
         (lambda: vit((8, 12)), (8, 12), "blocks.2.norm1: 1 + 4x6 tokens"),
+        (lambda: vit((4, 4)), (4, 4), "blocks.2.norm1: 1 + 2x2 tokens"),  # as many as rows are sent through
         (lambda: vit(reg_tokens=4), (8, 8), "blocks.2.norm1: 5 + 4x4 tokens"),
         (lambda: vit(weight_init="skip", global_pool="avg"), (8, 8), "norm: 1 + 4x4 tokens"),
         (lambda: vit(class_token=False, global_pool="avg"), (8, 8), "norm: 4x4 tokens"),
