@@ -224,7 +224,7 @@ TRANSFORMERS: Networks = {
     "ConvNextV2": _HF_CNN,
     "ResNet": _HF_CNN | {"embedding_size": 16},
     "RegNet": _HF_CNN | {"embedding_size": 16, "groups_width": 8},
-    "Bit": _HF_CNN | {"embedding_size": 32, "hidden_sizes": [32, 64, 96, 128]},
+    "Bit": _HF_CNN | {"num_groups": 8, "embedding_size": 32, "hidden_sizes": [32, 64, 96, 128]},
     "MobileNetV1": {},
     "MobileNetV2": {},
     "MobileViT": {"image_size": 64},
