@@ -138,7 +138,7 @@ def _without_wrappers(layer: str, names: Iterable[str]) -> str | None:
     """Return the one of `names` that is `layer` but for the names of wrappers; None if there is none, or several."""
 
     def bare(name: str) -> list[str]:
-        return [part for part in name.split(".") if part not in WRAPPERS]
+        return [part for part in name.split(".") if part not in ("", *WRAPPERS)]
 
     found = [name for name in names if bare(name) == bare(layer) != []]
     wrapped = all(name.startswith(f"{found[0]}.") for name in found[1:])  # in one another: the outermost
