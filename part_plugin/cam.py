@@ -86,7 +86,7 @@ def map_and_logits(
     if classes is not None:
         classes = class_indices(classes, len(images))
     model = without_wrappers(model)
-    with explained(model, images), isolated(model, images) as model:
+    with explained(model, images), isolated(model, images, compiled=False) as model:
         images = images.detach().clone()  # from here on no one else's, and no tensor of inference_mode
         if isinstance(cam, str) and cam in METHODS:
             layers = resolve_target_layers(model, target_layers, images)

@@ -7,42 +7,24 @@ of its quadrants replaced by noise, which tells the layout. No name of an archit
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .layouts import Layout, in_proportion, placement, quadrants_replaced, readings
-from .network.view import logits_of
+from .layer_trace import Call, Trace, is_closed, reaches_image, traced
+from .layouts import Layout, in_proportion, placement, readings
+from .mismatch import CLOSED, NO_GRADIENT
+
+logger = logging.getLogger(__name__)
 
 PLACED = 0.9
 """Least share of positions in their place; trained and untrained token networks have 0.94 and more, chance is 0.5."""
 LEAD = 0.1
 """By how much a reading must be better placed than any other."""
-
-
-class Call(NamedTuple):
-    """One call of a module: what it took and gave, (5, ...)."""
-
-    name: str
-    module: nn.Module
-    taken: Any
-    given: Tensor
-    """Still part of the graph."""
-    passed_on: Tensor
-    """The copy that the network goes on with, which may be changed in place."""
-
-
-class Trace(NamedTuple):
-    """All calls in the order in which they ended, the gradients there, and the graph's two ends."""
-
-    calls: list[Call]
-    gradients: list[Tensor | None]
-    logits: Tensor | None
-    rows: Tensor
 
 
 def find_layer(model: nn.Module, network: nn.Module, image: Tensor) -> tuple[str, Layout]:
@@ -94,55 +76,6 @@ def layout_of(model: nn.Module, network: nn.Module, image: Tensor, name: str) ->
     return layout
 
 
-def traced(model: nn.Module, network: nn.Module, image: Tensor) -> Trace:
-    """Run the five rows of an `image` through a `model` whose modules are those of `network`, and back."""
-    calls: list[Call] = []
-
-    def recorder(name: str) -> Callable[..., Tensor | None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
-            if not isinstance(output, Tensor) or not output.requires_grad:
-                return None
-            passed_on = output.clone()
-            calls.append(Call(name, module, inputs[0] if inputs else None, output, passed_on))
-            return passed_on
-
-        return hook
-
-    with ExitStack() as stack, torch.enable_grad():
-        stack.enter_context(_noise_for_zeros(network))
-        for name, module in network.named_modules():
-            if module is network or not isinstance(module, torch.jit.ScriptModule):  # torch says that those take none
-                stack.callback(module.register_forward_hook(recorder(name)).remove)
-        rows = quadrants_replaced(image).requires_grad_()
-        try:
-            logits = logits_of(model, rows)
-        except ValueError:  # no logits, of which the map itself will speak
-            return Trace(calls, [None] * len(calls), None, rows)
-        if not calls or not logits.requires_grad:
-            return Trace(calls, [None] * len(calls), None, rows)
-        score = logits[:, int(logits[0].argmax())].sum()
-        gradients = torch.autograd.grad(score, [call.given for call in calls], retain_graph=True, allow_unused=True)
-    return Trace(calls, list(gradients), logits, rows)
-
-
-@contextmanager
-def _noise_for_zeros(network: nn.Module) -> Iterator[None]:
-    """Let matrices that are all zero, as some heads are at first, hold noise meanwhile: nothing passes a zero."""
-    zeros = [
-        (module, name, parameter)
-        for module in network.modules()
-        for name, parameter in module._parameters.items()
-        if parameter is not None and parameter.dim() > 1 and parameter.is_floating_point() and not parameter.any()
-    ]
-    try:
-        for module, name, parameter in zeros:
-            module._parameters[name] = nn.Parameter(0.02 * torch.randn_like(parameter), requires_grad=False)
-        yield
-    finally:
-        for module, name, parameter in zeros:
-            module._parameters[name] = parameter
-
-
 def _is_no_map(call: Call, rows: Tensor) -> bool:
     """Whether a call gave the image itself, tokens through a matrix, or its input enlarged."""
     given = call.given
@@ -160,7 +93,7 @@ def _enlarges(call: Call) -> bool:
 def _readings(call: Call, trace: Trace, size: torch.Size) -> list[Layout]:
     shape = call.given.shape
     found = [layout for layout in readings(shape, size, _grids(trace, size)) if layout.grid != (1, 1)]
-    if len(shape) == 3 and shape[1] == len(trace.rows):  # tokens first
+    if len(shape) == 3 and shape[1] == len(trace.rows) != shape[0]:  # tokens first; as many as rows: batch first
         flipped = readings(torch.Size([shape[1], shape[0], shape[2]]), size, _grids(trace, size))
         found += [Layout("TNC", layout.grid, layout.prefix) for layout in flipped if layout.order == "NTC"]
     return [layout for layout in found if shape[layout.order.index("N")] == len(trace.rows)]
@@ -186,17 +119,7 @@ def _has_signal(layout: Layout, gradient: Tensor) -> bool:
 
 def _cuts(call: Call, trace: Trace) -> bool:
     """Whether every way from the logits back to the image leads through a call."""
-    layer, seen = call.given.grad_fn, set()
-    stack = [] if trace.logits is None else [trace.logits.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node is layer or node in seen:
-            continue
-        if getattr(node, "variable", None) is trace.rows:
-            return False
-        seen.add(node)
-        stack += [parent for parent, _ in node.next_functions]
-    return layer is not None
+    return call.given.grad_fn is not None and not reaches_image(trace, call.given)
 
 
 def _decided(call: Call, options: list[Layout], number: int, trace: Trace) -> tuple[str, Layout]:
@@ -207,12 +130,16 @@ def _decided(call: Call, options: list[Layout], number: int, trace: Trace) -> tu
     """
     layout = _placed(call, options, trace)
     among_tokens = layout.order != "NCHW" or any(later.given.dim() == 3 for later in trace.calls[number + 1 :])
-    if among_tokens and 2 * number < len(trace.calls):
-        raise ValueError(
+    deciding = [n for n, gradient in enumerate(trace.gradients) if gradient is not None]
+    place = deciding.index(number) + 1
+    if 2 * place <= len(deciding):
+        early = (
             f"target_layers=None: the last layer in which every position has a say, {call.name!r}, is module "
-            f"{number + 1} of {len(trace.calls)}, too early to decide; pass target_layers (and reshape_transform for "
-            "tokens)"
+            f"{place} of {len(deciding)}, "
         )
+        if among_tokens:
+            raise ValueError(f"{early}too early to decide; pass target_layers (and reshape_transform for tokens)")
+        logger.warning("%sso early that target_layers of your own may be better", early)
     norm = _norm_behind(call, layout, trace) if "T" in layout.order else None
     return (call if norm is None else norm).name, layout
 
@@ -273,12 +200,19 @@ def _same_order(earlier: Call, call: Call, layout: Layout) -> bool:
 
 def _norm_behind(call: Call, layout: Layout, trace: Trace) -> Call | None:
     """Return the norm that reads exactly what a call gave, as the last block's first: what the block decides on."""
-    for other, gradient in zip(trace.calls, trace.gradients, strict=True):
-        reads = other.taken is call.passed_on and other.given.shape == call.given.shape
+    for other, gradient in _pairs(trace):
+        reads = _are_one(other.taken, call.passed_on) and other.given.shape == call.given.shape
         norm = reads and "norm" in type(other.module).__name__.lower()
         if norm and gradient is not None and _has_signal(layout, gradient):
             return other
     return None
+
+
+def _are_one(taken: Any, passed_on: Tensor) -> bool:
+    """Whether what a module took is what another passed on, though hooks, as those of FSDP, may have seen it since."""
+    if not isinstance(taken, Tensor) or taken.shape != passed_on.shape or taken.stride() != passed_on.stride():
+        return False
+    return taken.data_ptr() == passed_on.data_ptr()
 
 
 def _norm_of_last_dimension(call: Call) -> bool:
@@ -291,15 +225,37 @@ def _last_map(trace: Trace, network: nn.Module) -> tuple[str, Layout]:
     Raises:
         ValueError: there is none.
     """
+    tokens = any(call.given.dim() == 3 for call in trace.calls)
     for call in reversed(trace.calls):
         shape = call.given.shape
         if len(shape) == 3:
             break  # what came before tokens is no longer where it is decided
-        if call.name and len(shape) == 4 and shape[2:].numel() > 1 and not _enlarges(call):
+        if tokens and len(shape) == 4 and placement(call.given.detach()) < PLACED:
+            break  # heads and tokens, it may be, which lie as maps do
+        if call.name and len(shape) == 4 and shape[2:].numel() > 1 and not _is_no_map(call, trace.rows):
             layouts = readings(shape, trace.rows.shape[2:])
             if not layouts or layouts[0].order == "NCHW":
+                logger.warning(
+                    "target_layers=None: no layer of %s has all that decides; %r is mapped, a part of it: pass "
+                    "target_layers, as one for each member of an ensemble, whose maps are averaged",
+                    type(network).__name__,
+                    call.name,
+                )
                 return call.name, Layout("NCHW", (shape[2], shape[3]))
+    if not trace.differentiable:
+        raise ValueError(NO_GRADIENT)
+    if is_closed(trace, network):
+        raise ValueError(CLOSED)
+    if any(call.name and gradient is not None and not _is_no_map(call, trace.rows) for call, gradient in _pairs(trace)):
+        raise ValueError(
+            f"target_layers=None: no layer of {type(network).__name__} has all that decides, as in an ensemble; pass "
+            "target_layers (and reshape_transform for tokens)"
+        )
     raise ValueError(
         f"target_layers=None: {type(network).__name__} has no module with an (N, C, h, w) output or tokens to map; "
         "pass target_layers (and reshape_transform for tokens)"
     )
+
+
+def _pairs(trace: Trace) -> Iterator[tuple[Call, Tensor | None]]:
+    return zip(trace.calls, trace.gradients, strict=True)

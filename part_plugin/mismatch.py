@@ -41,33 +41,42 @@ def explained(model: nn.Module, images: Tensor) -> Iterator[None]:
     Raises:
         TypeError: no network; images of another dtype than the weights.
         ValueError: images on another device, with other channels or of another size than the network takes, a
-            network that cannot be differentiated or looked into.
+            network that cannot be differentiated or looked into, or was exported for one shape.
         RuntimeError: whatever else torch has to say.
+        AssertionError: whatever else an exported network has.
     """
     check_model("model", model)
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         reason = _reason(model, images, str(error))
         if reason is None:
             raise
         raise reason from error
 
 
+NO_GRADIENT = (
+    "the model's output carries no gradient to the images: its forward pass detaches it, by no_grad, detach or "
+    "quantised layers"
+)
+CLOSED = (
+    "the model is scripted, traced or exported, and a map looks into its layers; pass the model as it was before, a "
+    "cam of your own, budget=FixedBudget(eps), or to PART masks of your own as important"
+)
 _WRONG_SIZE = ("shapes cannot be multiplied", "Kernel size can't be greater", "Output size is too small")
 
 
 def _reason(model: nn.Module, images: Tensor, said: str) -> Exception | None:
     """Return what torch means by what it `said`, if that is one of the common mistakes."""
-    if "does not require grad" in said:
+    if "does not require grad" in said or "not have been used in the graph" in said:
+        return ValueError(NO_GRADIENT)
+    if said.startswith("Guard failed"):  # an assertion of torch.export
         return ValueError(
-            "the model's output carries no gradient to the images: its forward pass detaches it, by no_grad or detach"
+            f"images have shape {tuple(images.shape)}, and the model was exported for one shape alone; export it with "
+            "a batch of any size: torch.export.Dim('batch')"
         )
     if "not supported on ScriptModules" in said:
-        return ValueError(
-            "the model is scripted, and a map looks into its layers; pass the model as it was before torch.jit, a cam "
-            "of your own, or budget=FixedBudget(eps)"
-        )
+        return ValueError(CLOSED)
     if any(words in said for words in _WRONG_SIZE):
         return ValueError(
             f"images have shape {tuple(images.shape)}, of a height and width that the model does not take"

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from .layer_search import find_layer, layout_of
 from .layouts import Layout, readings
+from .mismatch import CLOSED
 from .network.memory import Memory, original_of
-from .network.view import logits_of, network_of
+from .network.view import logits_of, network_of, without_wrappers
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def resolve_target_layers(model: nn.Module, target_layers: TargetLayers, images:
 
     Raises:
         TypeError: something that is no module and no name, nor a list of them.
-        ValueError: no layers, layers that are none of the model's, or none with spatial extent.
+        ValueError: no layers, layers that are none of the model's or scripted, or none with spatial extent.
     """
     network = network_of(model)
     if target_layers is None:
@@ -46,7 +47,10 @@ def resolve_target_layers(model: nn.Module, target_layers: TargetLayers, images:
     wanted = [target_layers] if isinstance(target_layers, (str, nn.Module)) else list(target_layers)
     if not wanted:
         raise ValueError("target_layers is empty; give at least one module or dotted name, or None")
-    return dict(_lookup(network, layer) for layer in wanted)
+    found = dict(_lookup(network, layer) for layer in wanted)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in (network, *found.values())):
+        raise ValueError(CLOSED)
+    return found
 
 
 def transforms_of(
@@ -107,21 +111,44 @@ def _layout(model: nn.Module, network: nn.Module, image: Tensor, name: str) -> L
     return layout_of(model, network, image.detach(), name) if len(shape) in (3, 4) else None
 
 
+WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+"""What the network inside a wrapper is called there; names are taken with and without."""
+
+
 def _lookup(network: nn.Module, layer: Layer) -> tuple[str, nn.Module]:
     modules = dict(network.named_modules())
     if isinstance(layer, str):
-        parts = [part for part in layer.split(".") if part not in ("module", "_orig_mod")]
-        for name in (layer, ".".join(parts)):
-            if name and name in modules:
-                return name, modules[name]
+        name = layer if layer and layer in modules else _without_wrappers(layer, modules)
+        if name is not None:
+            return name, modules[name]
         near = difflib.get_close_matches(layer, modules, n=5, cutoff=0.0)
         raise ValueError(f"target_layers={layer!r} is no module of the model; the nearest are {near}")
     if not isinstance(layer, nn.Module):
         raise TypeError(f"target_layers holds a {type(layer).__name__}; modules or dotted names are needed")
+    wanted = without_wrappers(layer)
     for name, module in modules.items():
-        if layer in (module, original_of(module)):
+        if wanted in (module, original_of(module)):
             return name, module
-    raise ValueError(f"target_layers holds a {type(layer).__name__} that is not part of the model")
+    alike = [name for name, module in modules.items() if name and _alike(module, wanted)]
+    hint = f"; one like it is {' or '.join(map(repr, alike))}: pass the name" if alike else ""
+    raise ValueError(f"target_layers holds a {type(layer).__name__} that is not part of the model{hint}")
+
+
+def _without_wrappers(layer: str, names: Iterable[str]) -> str | None:
+    """Return the one of `names` that is `layer` but for the names of wrappers; None if there is none, or several."""
+
+    def bare(name: str) -> list[str]:
+        return [part for part in name.split(".") if part not in ("", *WRAPPERS)]
+
+    found = [name for name in names if bare(name) == bare(layer) != []]
+    wrapped = all(name.startswith(f"{found[0]}.") for name in found[1:])  # in one another: the outermost
+    return found[0] if found and wrapped else None
+
+
+def _alike(module: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules are built alike, as those of a network and its copy are."""
+    shapes = [{name: weight.shape for name, weight in each.state_dict().items()} for each in (module, other)]
+    return repr(module) == repr(other) and shapes[0] == shapes[1]
 
 
 def as_maps(name: str, tensor: Tensor, reshape_transform: ReshapeTransform | None) -> Tensor:

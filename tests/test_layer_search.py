@@ -40,6 +40,7 @@ def swin(size=(32, 32), **options):
     [
         (vit, (8, 8), "blocks.2.norm1: 1 + 4x4 tokens"),
         (lambda: vit((8, 12)), (8, 12), "blocks.2.norm1: 1 + 4x6 tokens"),
+        (lambda: vit((4, 4)), (4, 4), "blocks.2.norm1: 1 + 2x2 tokens"),  # as many as rows are sent through
         (lambda: vit(reg_tokens=4), (8, 8), "blocks.2.norm1: 5 + 4x4 tokens"),
         (lambda: vit(weight_init="skip", global_pool="avg"), (8, 8), "norm: 1 + 4x4 tokens"),
         (lambda: vit(class_token=False, global_pool="avg"), (8, 8), "norm: 4x4 tokens"),
@@ -183,3 +184,22 @@ def test_a_trained_vit(digits):
     assert (moved > 0.051).any((1, 2, 3)).float().mean() > 0.5  # a map lets some pixels move further
     assert (moved.flatten(1) <= 0.051).any(1).all()
     assert PART(eps=0.1, eps_low=0.05, burn_in=0).loss(network, images, labels).isfinite()
+
+
+def test_one_of_several_outputs_of_an_operation_is_no_way_around():
+    """Keys and values that `unbind` gives are outputs of one node of the graph: keys alone do not decide."""
+
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm = nn.Conv2d(1, 32, 2, 2), nn.Sequential(*(nn.LayerNorm(32) for _ in range(8)))
+            self.kv, self.keys = nn.Linear(32, 64), nn.Identity()
+            self.query, self.head = nn.Parameter(torch.randn(1, 2, 1, 16)), nn.Linear(32, 10)
+
+        def forward(self, images):
+            tokens = self.norm(self.embed(images).flatten(2).transpose(1, 2))
+            keys, values = self.kv(tokens).unflatten(2, (2, 2, 16)).permute(2, 0, 3, 1, 4).unbind()
+            return self.head((self.query @ self.keys(keys).mT).softmax(-1).matmul(values).flatten(1))
+
+    torch.manual_seed(0)
+    assert found(Pooled().eval(), (8, 8)) == "norm: 4x4 tokens"

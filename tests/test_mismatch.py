@@ -101,7 +101,8 @@ def test_devices():
 def test_a_model_that_is_cut_off(batch, after):
     net = Changed(SmallNet(), after=after).eval()
     message = (
-        "^the model's output carries no gradient to the images: its forward pass detaches it, by no_grad or detach$"
+        "^the model's output carries no gradient to the images: its forward pass detaches it, by no_grad, detach or "
+        "quantised layers$"
     )
     for call in (
         lambda: PART(eps_low=8 / 255, burn_in=0).loss(net, *batch),

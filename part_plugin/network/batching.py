@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .isolation import eval_mode
 from .memory import Memory
+from .uncompiled import uncompiled
 from .view import network_of, without_wrappers
 
 VALUES_AT_ONCE = 2**20
@@ -43,7 +44,7 @@ def _largest_activation(model: nn.Module, images: Tensor) -> int:
             if isinstance(output, Tensor):
                 values.append(output.numel())
 
-        with ExitStack() as hooks, eval_mode(model), torch.no_grad():
+        with ExitStack() as hooks, eval_mode(model), torch.no_grad(), uncompiled():
             for module in network.modules():
                 if not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
                     hooks.callback(module.register_forward_hook(record).remove)

@@ -10,8 +10,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from .checkpointing import not_reentrant
 from .memory import original_of
 from .replica import is_separable, laid_out, replicate
+from .uncompiled import uncompiled
 from .view import ModelView, is_compiled, network_of, without_replicas
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
@@ -19,7 +21,9 @@ _making_locks = threading.Lock()
 
 
 @contextmanager
-def isolated(model: nn.Module, images: Tensor, channels_last: bool = False) -> Iterator[nn.Module]:
+def isolated(
+    model: nn.Module, images: Tensor, channels_last: bool = False, compiled: bool = True
+) -> Iterator[nn.Module]:
     """Yield what to attack in place of `model`, with gradients on, also inside `no_grad` and `inference_mode`.
 
     That is a replica, so that the caller's network is never touched, not even while other threads use it. A network
@@ -30,6 +34,7 @@ def isolated(model: nn.Module, images: Tensor, channels_last: bool = False) -> I
         model: a network, or a view of one.
         images: (N, C, H, W), one of which is sent through the network to see whether it has a replica.
         channels_last: see `replicate`.
+        compiled: whether what went through `torch.compile` runs so; hooks on its layers want it to run as it was.
 
     Raises:
         RuntimeError: weights that were created under `inference_mode`.
@@ -37,24 +42,25 @@ def isolated(model: nn.Module, images: Tensor, channels_last: bool = False) -> I
     model = without_replicas(model)
     network = network_of(model)
     _check_weights(network)
-    if original_of(network) is not network:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield model
-        return
-    with lock_of(network):  # nobody else changes it now, so what is found out and replicated is the caller's
-        replica = _replica(model, network, images, channels_last)
-        if replica is None:
-            with eval_mode(model), frozen(model) if channels_last else nullcontext():
+    with not_reentrant():
+        if original_of(network) is not network:
+            with torch.inference_mode(False), torch.enable_grad():
                 yield model
             return
-    with torch.inference_mode(False), torch.enable_grad():
-        yield replica
+        with lock_of(network):  # nobody else changes it now, so what is found out and replicated is the caller's
+            replica = None if compiled and is_compiled(model) else _replica(model, network, images, channels_last)
+            if replica is None:
+                scripted = isinstance(model, torch.jit.ScriptModule)  # takes no hooks, so what is around it does
+                plain = nullcontext() if compiled else uncompiled()
+                with eval_mode(model), frozen(model) if channels_last else nullcontext(), plain:
+                    yield ModelView(model) if scripted else model
+                return
+        with torch.inference_mode(False), torch.enable_grad():
+            yield replica
 
 
 def _replica(model: nn.Module, network: nn.Module, images: Tensor, channels_last: bool) -> nn.Module | None:
-    """Return a view like `model` of a replica of its network; None if that has none, or a slow one."""
-    if is_compiled(model):
-        return None
+    """Return a view like `model` of a replica of its network; None if that has none."""
     with torch.inference_mode(False):
         first = images[:1].detach().clone()
         if not is_separable(network, lambda replica: _seen_like(model, replica)(first)):
@@ -96,7 +102,7 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
         RuntimeError: weights that were created under `inference_mode`.
     """
     _check_weights(model)
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     try:
         model.eval()
         with torch.inference_mode(False), torch.enable_grad():
@@ -114,15 +120,18 @@ def frozen(model: nn.Module) -> Iterator[None]:
     of convolutions lie channels-last meanwhile, for which its kernels are faster: the same
     arithmetic, summed in another order.
     """
-    saved = [(parameter, parameter.data, parameter.requires_grad) for parameter in model.parameters()]
+    saved = [(parameter, parameter.requires_grad, parameter.data) for parameter in model.parameters()]
+    relaid = [(parameter, data, new) for parameter, _, data in saved if (new := laid_out(data)) is not data]
     try:
-        for parameter, data, _ in saved:
+        for parameter, _, _ in saved:
             parameter.requires_grad_(False)
-            parameter.data = laid_out(data)
+        for parameter, _, new in relaid:
+            parameter.data = new
         yield
     finally:
-        for parameter, data, requires_grad in saved:
+        for parameter, data, _ in relaid:
             parameter.data = data
+        for parameter, requires_grad, _ in saved:
             parameter.requires_grad_(requires_grad)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from .memory import Memory, form_of, mark_replica
+from .view import compiled_from
 
 _OWN = frozenset(vars(nn.Module()))  # what every module has of its own: hooks, submodules, modes
 _separable: Memory[bool] = Memory()
@@ -33,19 +34,25 @@ class _CalledInto(BaseException):
 def replicate(network: nn.Module, channels_last: bool = False) -> nn.Module:
     """Return a replica of a network, in eval mode, all of whose modules are new and whose tensors are the caller's own.
 
-    It follows weights that are changed in place, as optimizers do; make it anew for every batch, in a millisecond.
+    It follows weights that are changed in place, as optimizers do; make it anew for every batch, in a millisecond. Of
+    what went through `torch.compile` it holds what that was made of.
 
     Args:
         network: the network, for which `is_separable`.
         channels_last: whether convolutions on a CPU get channels-last copies of their weights, which its kernels
             are faster for: the same arithmetic, summed in another order.
     """
-    replicas = {id(module): type(module).__new__(type(module)) for module in network.modules()}
+    plain = [module for module in network.modules() if compiled_from(module) is None]
+    replicas = {id(module): object.__new__(type(module)) for module in plain}
     for module in network.modules():
+        replicas[id(module)] = replicas[id(_uncompiled(module))]
+    for module in plain:
         own = {name: _repointed(value, replicas, name in _OWN) for name, value in vars(module).items()}
         own["_parameters"] = {name: _frozen(value, channels_last) for name, value in module._parameters.items()}
         own["_buffers"] = {name: buffer if buffer is None else buffer.data for name, buffer in module._buffers.items()}
-        own["training"] = False
+        own["training"], own["_compiled_call_impl"] = False, None
+        for name in ("train", "eval"):  # of exported networks they refuse; there is but one mode here
+            own.pop(name, None)
         vars(replicas[id(module)]).update(own)
         mark_replica(replicas[id(module)], module)
     mark_replica(replicas[id(network)], network, form_of(network))
@@ -55,13 +62,14 @@ def replicate(network: nn.Module, channels_last: bool = False) -> nn.Module:
 def is_separable(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
     """Return whether a replica never calls a module of the network itself; remembered until the network changes.
 
-    It does where the forward pass is a closure over the network. Scripted modules have no replicas.
+    It does where the forward pass is a closure over the network. Scripted modules have no replicas, nor those whose
+    weights are sharded, which their own hooks bring together.
 
     Args:
         network: the network, which nobody changes meanwhile.
         run: makes one forward pass through a replica.
     """
-    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+    if any(isinstance(module, torch.jit.ScriptModule) or hasattr(module, "unshard") for module in network.modules()):
         return False
     return _separable.recall(network, None, lambda: not _calls_into(network, run))
 
@@ -84,6 +92,11 @@ def _calls_into(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
     return False
 
 
+def _uncompiled(module: nn.Module) -> nn.Module:
+    raw = compiled_from(module)
+    return module if raw is None else _uncompiled(raw)
+
+
 def _frozen(parameter: nn.Parameter | None, channels_last: bool) -> nn.Parameter | None:
     if parameter is None:
         return None
@@ -93,7 +106,7 @@ def _frozen(parameter: nn.Parameter | None, channels_last: bool) -> nn.Parameter
 
 def laid_out(weight: Tensor) -> Tensor:
     """Return a weight of a convolution on a CPU channels-last, for which its kernels are faster, any other as it is."""
-    if weight.dim() == 4 and weight.device.type == "cpu":
+    if weight.dim() == 4 and weight.device.type == "cpu" and type(weight) is Tensor:
         return weight.contiguous(memory_format=torch.channels_last)
     return weight
 

@@ -78,10 +78,14 @@ def without_replicas(model: nn.Module) -> nn.Module:
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Return whether `model`, or what it is a view of, went through `torch.compile`."""
-    if isinstance(model, ModelView):
-        return is_compiled(model.module)
-    return hasattr(without_replicas(model), "_orig_mod")
+    """Return whether `model`, or what it is a view of, or any module of it, went through `torch.compile`."""
+    return any(compiled_from(module) or module._compiled_call_impl is not None for module in model.modules())
+
+
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """Return the module that `torch.compile` made `module` of; None if it made none."""
+    raw = getattr(module, "_orig_mod", None)
+    return raw if isinstance(raw, nn.Module) else None
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:
@@ -89,8 +93,8 @@ def without_wrappers(model: nn.Module) -> nn.Module:
     if isinstance(model, ModelView):
         return ModelView(without_wrappers(model.module), model.preprocess)
     model = without_replicas(model)
-    compiled_from = getattr(model, "_orig_mod", None)
-    return model if compiled_from is None else without_wrappers(compiled_from)
+    raw = compiled_from(model)
+    return model if raw is None else without_wrappers(raw)
 
 
 def network_of(model: nn.Module) -> nn.Module:

@@ -233,14 +233,15 @@ MISTAKES = [
         "a model that detaches its output",
         lambda: loss(model=Returning(torch.Tensor.detach), options={"eps_low": 8 / 255}),
         ValueError,
-        "the model's output carries no gradient to the images: its forward pass detaches it, by no_grad or detach",
+        "the model's output carries no gradient to the images: its forward pass detaches it, by no_grad, detach or "
+        "quantised layers",
     ),
     Mistake(
         "a scripted model",
         lambda: loss(model=torch.jit.script(SmallNet())),
         ValueError,
-        "the model is scripted, and a map looks into its layers; pass the model as it was before torch.jit, a cam of "
-        "your own, or budget=FixedBudget(eps)",
+        "the model is scripted, traced or exported, and a map looks into its layers; pass the model as it was before, "
+        "a cam of your own, budget=FixedBudget(eps), or to PART masks of your own as important",
     ),
     Mistake(
         "a model that returns its loss",

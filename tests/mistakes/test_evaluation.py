@@ -152,7 +152,8 @@ MISTAKES = [
         "a model that detaches its output",
         lambda: evaluated(model=Returning(torch.Tensor.detach), attacks=["natural", "pgd1"]),
         ValueError,
-        "the model's output carries no gradient to the images: its forward pass detaches it, by no_grad or detach",
+        "the model's output carries no gradient to the images: its forward pass detaches it, by no_grad, detach or "
+        "quantised layers",
     ),
     Mistake(
         "a name for the surrogate",
