@@ -10,7 +10,6 @@ import numpy as np
 import timm
 import torch
 import torchvision
-import transformers
 from network_list import ROBUSTBENCH, TIMM, TORCHVISION, TRANSFORMERS
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -77,6 +76,8 @@ def _of_torchvision(name: str, **options: Any) -> nn.Module:
 
 
 def _of_transformers(name: str, **options: Any) -> nn.Module:
+    import transformers  # of the extra [compatibility] alone: the list of rows is read without it
+
     config = getattr(transformers, f"{name}Config")(num_labels=CLASSES, **options)
     return getattr(transformers, f"{name}ForImageClassification")(config)
 
