@@ -52,8 +52,9 @@ def run(options: argparse.Namespace) -> dict:
         model.load_state_dict(torch.load(out / "natural.pt", weights_only=True)["model"])
     history = train(model, options, out / f"{options.method}.pt")
     x, y = images(options, "test", options.test)
-    attacks = ("natural",) if options.method == "natural" else ("natural", "pgd20", "mma")
-    found = evaluate(model, x, y, EPS, attacks, name=options.method, state=out / f"{options.method}.state.json")
+    attacks = ("natural",) if options.method == "natural" else options.attacks
+    state = out / f"{options.method}-{options.test}.state.json"
+    found = evaluate(model, x, y, EPS, attacks, name=options.method, state=state)
     record = {
         "method": options.method,
         **{name: getattr(options, name) for name in SETTINGS},
@@ -152,7 +153,10 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="directory with class folders in train and test")
     parser.add_argument("--out", default="token-network")
     parser.add_argument("--images", type=int, default=10000)
-    parser.add_argument("--test", type=int, default=1000)
+    parser.add_argument("--test", type=int, default=1000, help="number of test images")
+    parser.add_argument(
+        "--attacks", nargs="+", default=["natural", "pgd20", "mma"], help="what to test with, see evaluate"
+    )
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
