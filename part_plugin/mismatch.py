@@ -61,7 +61,7 @@ NO_GRADIENT = (
 )
 CLOSED = (
     "the model is scripted, traced or exported, and a map looks into its layers; pass the model as it was before, a "
-    "cam of your own, budget=FixedBudget(eps), or to PART masks of your own as important"
+    "cam of your own, budget=FixedBudget(eps), or masks of your own as important"
 )
 _WRONG_SIZE = ("shapes cannot be multiplied", "Kernel size can't be greater", "Output size is too small")
 

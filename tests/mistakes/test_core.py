@@ -241,7 +241,7 @@ MISTAKES = [
         lambda: loss(model=torch.jit.script(SmallNet())),
         ValueError,
         "the model is scripted, traced or exported, and a map looks into its layers; pass the model as it was before, "
-        "a cam of your own, budget=FixedBudget(eps), or to PART masks of your own as important",
+        "a cam of your own, budget=FixedBudget(eps), or masks of your own as important",
     ),
     Mistake(
         "a model that returns its loss",
