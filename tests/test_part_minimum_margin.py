@@ -76,7 +76,7 @@ def test_its_examples_come_further_than_those_of_pgd(robust_net, digits, objecti
         margins(robust_net, PART(objective, attack=attack, **options).perturb(robust_net, images, labels), labels)
         for attack in ("pgd", "mma")
     )
-    assert (mma >= pgd - 1e-5).float().mean() > 0.9
+    assert (mma > pgd + 1e-5).sum() > 2 * (pgd > mma + 1e-5).sum()  # by chance: each as often, of the 128
     assert mma.mean() > pgd.mean()
 
 

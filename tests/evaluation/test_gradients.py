@@ -74,7 +74,7 @@ def test_saturated_logits_are_found_out(digits_net, other_net, samples):
 def test_a_surrogate_is_trained_where_none_is_given(narrow_net, samples):
     """A quantiser is found out by it too."""
     net = Quantised(narrow_net, 4)
-    x, y = samples[0][:24], samples[1][:24]
+    x, y = samples[0][:48], samples[1][:48]
     checks = gradient_checks(net, x, y, 2 * EPS, samples=2, batch_size=10, seed=3, verbose=False)
     assert {2, 3} <= set(failed(checks))
 

@@ -229,7 +229,8 @@ MISTAKES = [
         "a wrapped attack on a model that detaches its output",
         lambda: PixelAttack(torchattacks.BIM(Detached()), budget=FixedBudget(8 / 255))(X, Y),
         ValueError,
-        "the model's output carries no gradient to the images: its forward pass detaches it, by no_grad or detach",
+        "the model's output carries no gradient to the images: its forward pass detaches it, by no_grad, detach or "
+        "quantised layers",
     ),
     Mistake(
         "targets that are missing",
