@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,6 +93,32 @@ def plot_tradeoff(evaluations: Sequence[Evaluation], attack: str = "worst case")
     ax.set_title("upper right is better; bars are 95 % intervals", fontsize=9)
     ax.grid(alpha=0.3)
     ax.legend()
+    return figure
+
+
+def plot_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Return a figure of a training: its loss, and accuracies, over its epochs.
+
+    Args:
+        history: a record of each epoch, "epoch", "loss", "adv_accuracy" and, of samples held out, "val_natural" and
+            "val_pgd10".
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [record["epoch"] for record in history]
+    left.plot(epochs, [record["loss"] for record in history], ".-", color="black")
+    left.set(title="loss", xlabel="epoch")
+    names = {"adv_accuracy": "adversarial, training", "val_natural": "natural, held out", "val_pgd10": "PGD-10, held out"}
+    for name, label in names.items():
+        if name in history[0]:
+            right.plot(epochs, [100 * record[name] for record in history], ".-", label=label)
+    right.set(title="accuracy in %", xlabel="epoch", ylim=(0, 100))
+    right.legend()
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
     return figure
 
 

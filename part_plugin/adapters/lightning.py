@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..budget import FixedBudget
 from ..labels import classes_of, labels_of
-from ..part import PART
+from ..part import PART, Outputs
 
 Batch = tuple[Tensor, ...] | list[Tensor]
 
@@ -60,16 +60,20 @@ class PARTCallback(Callback):
 
     def _remember(self, network: nn.Module, trainer: Trainer, device: torch.device) -> None:
         """Make the masks of this rank's share of the samples, and give them to all ranks."""
-        numbers = range(trainer.global_rank, len(self.dataset), trainer.world_size)  # type: ignore[arg-type]
-        loader = DataLoader(_Numbered(self.dataset), self.batch_size, sampler=numbers, num_workers=self.workers)
-        for x, y, index in loader:
+        samples, world = len(self.dataset), trainer.world_size  # type: ignore[arg-type]
+        shares = -(-samples // world) * world  # equal ones: under FSDP a rank that has none would be waited for
+        for x, y, index in self.batches([n % samples for n in range(trainer.global_rank, shares, world)]):
             self.part.remember(network, x.to(device), y.to(device), index)
-        if trainer.world_size > 1:
-            states: list[Any] = [None] * trainer.world_size
+        if world > 1:
+            states: list[Any] = [None] * world
             torch.distributed.all_gather_object(states, self.part.masks.state_dict())
             some = [state for state in states if len(state["masks"])]
             shared = {name: torch.cat([state[name] for state in some]) for name in ("mask_keys", "masks")}
             self.part.masks.load_state_dict(some[0] | shared)
+
+    def batches(self, numbers: list[int]) -> Iterable[Any]:
+        """Return batches (x, y, index) of the samples of these `numbers`; override it for samples that come otherwise."""
+        return DataLoader(_Numbered(self.dataset), self.batch_size, sampler=numbers, num_workers=self.workers)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the PART, for a checkpoint."""
@@ -143,13 +147,20 @@ class PARTModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a `batch`, the `batch_idx`-th of its epoch."""
-        x, y, *numbered = batch
-        adv = self.part.perturb(self.network, x, y, *numbered)
-        outputs = self.part.training_pass(self.network, x, adv, y)
-        right = (outputs.adv_logits.argmax(1) == classes_of(labels_of(y, len(x)))).float().mean()
-        self.log("loss", outputs.loss.detach(), on_step=False, on_epoch=True, batch_size=len(x), prog_bar=True)
-        self.log("adv_accuracy", right, on_step=False, on_epoch=True, batch_size=len(x), prog_bar=True)
+        outputs, right = self.outputs(*batch)
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(right), "prog_bar": True}
+        self.log("loss", outputs.loss.detach(), **options)
+        self.log("adv_accuracy", right.mean(), **options)
         return outputs.loss
+
+    def outputs(self, x: Tensor, y: Tensor, *more: Tensor | None) -> tuple[Outputs, Tensor]:
+        """Return loss and logits of a step, and of which samples the adversarial example is right, 0 or 1, (N,).
+
+        The arguments `x`, `y` and those after them are those of `PART.loss`.
+        """
+        adv = self.part.perturb(self.network, x, y, *more)
+        outputs = self.part.training_pass(self.network, x, adv, y)
+        return outputs, (outputs.adv_logits.argmax(1) == classes_of(labels_of(y, len(x)))).float()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log natural and PGD-10 accuracy of a `batch`; its random start is that of its number `batch_idx`."""

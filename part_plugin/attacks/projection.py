@@ -60,9 +60,16 @@ def gaussian_start(
     return torch.clamp(images + torch.clamp(noise, min=-radii, max=radii), *clip)
 
 
-def seeded_generator(device: torch.device, seed: int, step: int) -> torch.Generator:
-    """Return a generator on `device` that `seed`, the rank of this process and the number of the step determine."""
-    key = np.random.SeedSequence((seed, _rank(), step))
+def seeded_generator(device: torch.device, seed: int, step: int, *use: int) -> torch.Generator:
+    """Return a generator on `device` that `seed`, the rank of this process and the number of the step determine.
+
+    Args:
+        device: where it draws.
+        seed: of the training.
+        step: number of the batch.
+        *use: numbers that tell it from that of another use in the same step.
+    """
+    key = np.random.SeedSequence((seed, _rank(), step, *use))
     return torch.Generator(device).manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
 
 

@@ -36,6 +36,19 @@ def import_torchvision() -> ModuleType:
     return module
 
 
+def import_lightning() -> ModuleType:
+    """Return Lightning.
+
+    Raises:
+        ImportError: it is missing; the sentence says what to do.
+    """
+    try:
+        import lightning.pytorch
+    except ImportError as error:
+        raise ImportError(f"train needs lightning, which cannot be imported ({error}): pip install lightning") from error
+    return lightning.pytorch
+
+
 def usable_device(name: str, device: str | torch.device) -> torch.device:
     """Return the device, after trying it.
 

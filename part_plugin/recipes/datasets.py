@@ -64,7 +64,7 @@ def load_dataset(
         dataset = _checksummed(name, folder, split, download)
     if augment:
         moves = augmentation(name, dataset[0][0].shape[1:])
-        dataset.transform = import_torchvision().transforms.Compose([moves, dataset.transform])
+        dataset.transform = import_torchvision().transforms.Compose([dataset.transform, moves.of_image])
     return dataset
 
 

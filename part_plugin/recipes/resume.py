@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +16,21 @@ from ..short import short
 from .plain import plain
 from .skeleton import Spec
 
-FORMAT = 1
+FORMAT = 2
 _REMEDY = "remove it to begin anew"
 _KEYS: dict[str, type] = {
     "settings": dict,
-    "model": dict,
-    "optimizer": dict,
-    "schedule": dict,
-    "part": dict,
+    "done": list,
+    "state_dict": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
     "epoch": int,
-    "history": list,
+    "global_step": int,
 }
 _RECORD = ("epoch", "loss", "adv_accuracy", "lr", "seconds")
+_PREFIX = "network."
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,10 @@ class Expected:
 
     Attributes:
         settings: those of the training, plain data.
-        fresh: the state of the run before its first epoch.
+        model: weights of the network before its first epoch; their values are not looked at.
+        optimizer: state of the optimizer then.
+        schedule: that of the schedule.
         parameters: those that the optimizer works on.
-        epochs: number of epochs of the whole training.
         batches: number of batches of an epoch.
         samples: number of samples.
         size: (H, W) of the images.
@@ -46,9 +50,10 @@ class Expected:
     """
 
     settings: Mapping[str, Any]
-    fresh: Mapping[str, Any]
+    model: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    schedule: Mapping[str, Any]
     parameters: Sequence[Tensor]
-    epochs: int
     batches: int
     samples: int
     size: Sequence[int]
@@ -56,39 +61,44 @@ class Expected:
 
 
 def read_resume(path: StrPath, expected: Expected) -> dict[str, Any]:
-    """Return the state in a file, of which every part fits the run.
+    """Return the Lightning checkpoint in a file, of which every part fits the run.
 
     Args:
         path: file to read.
-        expected: what it must agree with.
+        expected: what it must agree with; its settings may have more epochs.
 
     Raises:
         FileNotFoundError: no such file.
         OSError: no regular file, or it cannot be read.
-        ValueError: it is damaged, or belongs to another training.
+        ValueError: it is damaged, or belongs to another training, or one of more epochs.
     """
     state = read_tensors("resume file", path, FORMAT, _KEYS, _REMEDY)
     name = f"resume file {os.fspath(path)!r}"
-    told = {"augmented": expected.settings["augmented"]} | state["settings"]  # which was not always told
     try:
-        found = plain(told)
+        found = plain(state["settings"])
     except (TypeError, RecursionError) as error:
         raise ValueError(f"{name} is damaged, its settings are not plain data; {_REMEDY}") from error
     settings = plain(expected.settings)
-    for setting in settings | found:
+    for setting in (settings | found).keys() - {"epochs"}:
         if found.get(setting) != settings.get(setting):
             raise ValueError(
-                f"{name} belongs to another training: its {setting} is {short(told.get(setting))}, not "
+                f"{name} belongs to another training: its {setting} is {short(state['settings'].get(setting))}, not "
                 f"{short(expected.settings.get(setting))}; remove it or choose another checkpoint name"
             )
     try:
         _check(state, expected)
     except ValueError as error:
         raise ValueError(f"{name} is damaged, {error}; {_REMEDY}") from error
-    known = expected.fresh["schedule"].keys()  # it takes every other value for an attribute of its own
-    moments = {number: dict.fromkeys(one, _own(*one.values())) for number, one in state["optimizer"]["state"].items()}
-    state = state | {"optimizer": state["optimizer"] | {"state": moments}}
-    return state | {"schedule": {name: value for name, value in state["schedule"].items() if name in known}}
+    done, epochs = state["done"], settings["epochs"]
+    if done > [epochs, 0]:
+        raise ValueError(f"{name} is in epoch {done[0] + bool(done[1])}; epochs={epochs} are less than are done already")
+    (optimizer,), (schedule,) = state["optimizer_states"], state["lr_schedulers"]
+    known = expected.schedule.keys()  # it takes every other value for an attribute of its own
+    moments = {number: dict.fromkeys(one, _own(*one.values())) for number, one in optimizer["state"].items()}
+    return state | {
+        "optimizer_states": [optimizer | {"state": moments}],
+        "lr_schedulers": [{name: value for name, value in schedule.items() if name in known}],
+    }
 
 
 def _own(buffer: Tensor | None = None) -> Tensor | None:
@@ -102,27 +112,85 @@ def _check(state: Mapping[str, Any], expected: Expected) -> None:
     Raises:
         ValueError: one does not; the sentence says which.
     """
-    epoch, fresh = state["epoch"], expected.fresh
-    if not 1 <= epoch <= expected.epochs:
-        raise ValueError(f"epoch={short(epoch)} is not one of 1 to {expected.epochs}")
-    _check_history(state["history"], epoch)
-    _check_tensors("model", state["model"], fresh["model"])
-    for name in fresh["model"]:
-        if name not in state["model"]:
+    epoch, given = _check_position(state, expected.batches)
+    for name, kind in (("Records", dict), ("MasksOf", dict)):
+        if not isinstance(state["callbacks"].get(name), kind):
+            raise ValueError(f"its callbacks lack {name!r}")
+    _check_records(state["callbacks"]["Records"], epoch)
+    model = {short_name(name): tensor for name, tensor in state["state_dict"].items()}
+    _check_tensors("model", model, expected.model)
+    for name in expected.model:
+        if name not in model:
             raise ValueError(f"its model lacks {name!r}")
-    _check_optimizer(state["optimizer"], fresh["optimizer"], expected.parameters)
+    for kind in ("optimizer_states", "lr_schedulers"):
+        if len(state[kind]) != 1 or not isinstance(state[kind][0], dict):
+            raise ValueError(f"its {kind} are not one")
+    (optimizer,), (schedule,) = state["optimizer_states"], state["lr_schedulers"]
+    _check_optimizer(optimizer, expected.optimizer, expected.parameters)
     needed = ("milestones", "gamma", "base_lrs", "last_epoch", "_last_lr")
-    _check_values("schedule", state["schedule"], fresh["schedule"] | {"last_epoch": epoch}, needed, ("_last_lr",))
-    (group,), schedule = fresh["optimizer"]["param_groups"], fresh["schedule"]
-    passed = sum(times for milestone, times in schedule["milestones"].items() if milestone <= epoch)
-    due_lr = group["lr"] * schedule["gamma"] ** passed
-    lr = state["optimizer"]["param_groups"][0]["lr"]
+    _check_values("schedule", schedule, {**expected.schedule, "last_epoch": epoch}, needed, ("_last_lr",))
+    (group,) = expected.optimizer["param_groups"]
+    passed = sum(times for milestone, times in expected.schedule["milestones"].items() if milestone <= epoch)
+    due_lr = group["lr"] * expected.schedule["gamma"] ** passed
+    lr = optimizer["param_groups"][0]["lr"]
     if not math.isclose(lr, due_lr, rel_tol=1e-9):
         raise ValueError(f"lr={lr} of its optimizer is not {due_lr:g}, which epoch {epoch} ends with")
-    step, due = state["part"].get("step"), epoch * expected.batches
+    part = state["callbacks"]["MasksOf"]
+    step, due = part.get("step"), epoch * expected.batches + given
     if type(step) is not int or step != due:
-        raise ValueError(f"step={short(step)} is not {due}, {epoch} epochs of {expected.batches} batches")
-    _check_masks(state["part"], expected, expected.renewal(epoch))
+        raise ValueError(f"step={short(step)} is not {due}, {epoch} epochs of {expected.batches} batches and {given} more")
+    _check_masks(part, expected, expected.renewal(epoch + bool(given)))
+
+
+def short_name(name: Any) -> Any:
+    """Return the `name` of a weight without what Lightning puts before it."""
+    return name.removeprefix(_PREFIX) if isinstance(name, str) else name
+
+
+def _check_position(state: Mapping[str, Any], batches: int) -> tuple[int, int]:
+    """Return the number of epochs that are done, and that of batches of the next.
+
+    Raises:
+        ValueError: it is not told, or in several ways.
+    """
+    done = state["done"]
+    if len(done) != 2 or any(type(one) is not int for one in done) or not (0 <= done[1] < batches and done > [0, 0]):
+        raise ValueError(f"done={short(done)} are not numbers of epochs and of batches, of {batches}")
+    for value in _leaves(state["loops"]):
+        if type(value) not in (int, bool) or value < 0:
+            raise ValueError(f"{short(value)} of its loops is no count")
+    epoch, given = done
+    try:
+        loop = state["loops"]["fit_loop"]
+        total = loop["epoch_loop.batch_progress"]["total"]["processed"]
+        told = [loop["epoch_progress"]["current"]["processed"], loop["state_dict"]["combined_loader"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"its loops lack {error}") from error
+    if total != epoch * batches + given or told != [epoch, [{"epoch": epoch, "given": given}]]:
+        raise ValueError(f"its loops are not where {epoch} epochs of {batches} batches and {given} more end")
+    return epoch, given
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, (dict, list)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(one)
+    else:
+        yield value
+
+
+def _check_records(records: Mapping[str, Any], epoch: int) -> None:
+    """Raise unless there is a history of all epochs, and of the next what is needed.
+
+    Raises:
+        ValueError: there is not.
+    """
+    history, sums, seconds = records.get("history"), records.get("sums"), records.get("seconds")
+    if not isinstance(history, list):
+        raise ValueError(f"its history is {short(history)}")
+    _check_history(history, epoch)
+    if not isinstance(sums, list) or len(sums) != 3 or any(type(one) not in (int, float) for one in [*sums, seconds]):
+        raise ValueError(f"sums={short(sums)} and seconds={short(seconds)} of its records are not numbers")
 
 
 def _check_history(history: Sequence[Any], epoch: int) -> None:

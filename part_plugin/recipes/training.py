@@ -1,32 +1,38 @@
-"""Training as in the paper, from a `Preset` to a checkpoint; a run that was stopped goes on where it was."""
+"""Training as in the paper, from a `Preset` to checkpoints, on Lightning; a run that was stopped goes on where it was."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from torch.utils.data import Subset
 
 from ..adapters.robustbench import build_model
 from ..budget import Budget
-from ..checks import check_count
-from ..files import StrPath, write_tensors, write_text
+from ..checks import check_count, check_number
+from ..files import StrPath, write_text
 from ..part import PART
-from ..stopping import telling_where
-from .augmentation import MovedMasks, Moves, Numbered
+from ..plots import plot_curves
+from .augmentation import Moves
 from .checkpoints import load_checkpoint, save_checkpoint
-from .common import Samples, usable_device
+from .common import Samples, import_lightning, usable_device
 from .destination import Destination
+from .engine import Engine, is_first
+from .loader import ResumableBatches
+from .plain import plain
 from .presets import Preset
-from .resume import FORMAT, Expected, read_resume
+from .reports import write_figure
+from .resume import Expected, read_resume
+from .samples import in_memory
+from .stops import quiet, stopping
 
 
 def train(
@@ -39,202 +45,241 @@ def train(
     transform: Moves | None = None,
     budget: Budget | None = None,
     validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    *,
+    held_out: float = 0.0,
+    patience: int | None = None,
+    keep_every: int = 200,
+    engine: Engine | None = None,
 ) -> nn.Module:
     """Train a network and write its checkpoint.
 
-    After each epoch PATH.resume holds everything that is needed to go on, and a line with the loss,
-    the accuracy on the adversarial examples, the learning rate and the seconds is added to
-    PATH.jsonl. The same call again goes on from there and ends, on the same device, with the same
-    weights as a run that was never stopped.
+    PATH gets the weights of the last epoch. In the folder PATH.run are the settings, a log with a line for each epoch,
+    its curves as a figure, and everything that is needed to go on. The same call again goes on with a training that was
+    stopped, in the middle of an epoch too, and ends, on the same device, with the same weights as one that was not; on
+    a training that has ended it is refused unless `settings` have more epochs, which are then trained.
 
     Args:
         settings: see `preset`.
         dataset: training samples (image, class), images in [0, 1], not augmented; see `load_dataset`.
         path: checkpoint to write, for `load_checkpoint`.
         device: where to train.
-        workers: processes that load images.
+        workers: processes that load images, while they are read into memory, or in every epoch if they are too many.
         verbose: show a progress bar where there is a terminal.
-        transform: joint transform of images and remembered masks, see `augmentation`. (Default: none)
+        transform: moves images and remembered masks of a batch alike, see `augmentation`. (Default: none)
         budget: budget to train with instead of the settings' own; its `repr` is kept with the settings.
-        validate: called with the network, in eval mode, after each epoch; what it returns joins the line in PATH.jsonl.
+        validate: called with the network, in eval mode, after each epoch; what it returns joins the record of it.
+        held_out: share of `dataset`, drawn at random, that is not trained on but used after each epoch to measure
+            natural accuracy and that under PGD-10 of radius eps; PATH with ".best" before its ending then gets the
+            weights of the epoch with the best of the latter.
+        patience: end after so many epochs without a better one; needs `held_out`. (Default: all epochs are trained)
+        keep_every: number of batches after which what is needed to go on is written also within an epoch.
+        engine: several devices or machines, precision, loggers; see `Engine`. (Default: one device, float32)
 
     Returns:
         The trained network, in eval mode.
 
     Raises:
         BlockingIOError: the same call is running.
-        FileExistsError: PATH is there already.
-        OSError: PATH, PATH.resume or PATH.jsonl cannot be written; this is tried before the work.
+        FileExistsError: PATH is there already, of a training that has ended or of another.
+        OSError: a file cannot be written, which is tried before the work; or another rank died (ConnectionError).
         TypeError: `settings` that are no `Preset`.
-        ValueError: a class that the network does not have, no samples, no such device, or PATH.resume is damaged or
-            belongs to other settings.
+        ValueError: a class that the network does not have, no samples, no such device, or what is needed to go on is
+            damaged or belongs to other settings.
+        ImportError: lightning is not installed.
     """
     if not isinstance(settings, Preset):
         raise TypeError(f"settings={settings!r} is a {type(settings).__name__}; a Preset is needed, see preset()")
     check_count("workers", workers, 0)
-    device = usable_device("device", device)
+    check_count("keep_every", keep_every)
+    if patience is not None and not (check_count("patience", patience) and held_out):
+        raise ValueError(f"patience={patience} needs samples held_out, on which an epoch can be better")
+    engine = Engine() if engine is None else engine
+    engine.check(settings.batch_size)
+    usable = usable_device("device", device)
     if len(dataset) == 0:
         raise ValueError("dataset is empty; at least one sample is needed")
-    files = Destination(path)
-    with files.reserved():
-        plain = dataclasses.asdict(settings) | {"samples": len(dataset), "image_shape": list(dataset[0][0].shape)}
-        plain |= {} if budget is None else {"budget": repr(budget)}
-        told = plain | {"augmented": transform is not None}  # what a run that goes on must agree in
-        with _everything_seeded(settings.seed):
-            run = _Run(settings, dataset, device, workers, transform, budget)
-        if files.resume.exists():
-            run.load_state(read_resume(files.resume, run.expected(told)))
-        if not _is_written(files, run):
-            _train_epochs(run, files, told, verbose, validate)
-            arguments = dict(settings.arguments)
-            save_checkpoint(path, run.model, settings.architecture, settings.num_classes, arguments, training=plain)
-        files.resume.unlink()
-    return run.model.eval()
+    kept, held = _divided(dataset, held_out, settings.seed)
+    import_lightning()
+    with _reserved(Destination(path)) as files, _everything_seeded(settings.seed):
+        training = _Training(settings, files, usable, engine, kept, transform, budget, held_out)
+        found = training.found()
+        training.fit(found, held, workers, verbose, validate, patience, keep_every)
+    return training.network.cpu().to(usable).eval()
 
 
-def _is_written(files: Destination, run: _Run) -> bool:
-    """Return whether the checkpoint of a run is there, as after a kill in the moment before PATH.resume is removed.
-
-    Raises:
-        FileExistsError: there is another.
-    """
-    if not files.checkpoint.exists():
-        return False
-    stored, weights = load_checkpoint(files.checkpoint)[0].state_dict(), run.model.state_dict()
-    same = stored.keys() == weights.keys() and all(torch.equal(stored[name], weights[name].cpu()) for name in stored)
-    if not same or run.epoch < run.settings.epochs:
-        files.refuse_a_checkpoint()
-    return True
-
-
-def _train_epochs(
-    run: _Run,
-    files: Destination,
-    told: dict[str, Any],
-    verbose: bool,
-    validate: Callable[[nn.Module], dict[str, float]] | None,
-) -> None:
-    """Train until the last epoch; after each, everything that is needed to go on is in a file."""
-    epochs, kept, disable = run.settings.epochs, run.epoch, None if verbose else True  # None: if there is a terminal
-
-    def where() -> str:
-        onwards = f"to go on after epoch {kept}" if kept else "to begin again"
-        return f"stopped in epoch {min(kept + 1, epochs)} of {epochs}; train again with the same settings {onwards}"
-
-    name = files.checkpoint.stem
-    with (
-        telling_where(where),
-        tqdm(total=epochs, initial=run.epoch, desc=name, unit="epoch", disable=disable) as bar,
-    ):
-        while run.epoch < epochs:
-            record = run.train_epoch(bar)
-            if validate is not None:
-                record |= {name: float(value) for name, value in validate(run.model.eval()).items()}
-            # the log first: a run that is killed between the two does this epoch again, and writes its line again
-            write_text("log", files.log, "".join(json.dumps(line) + "\n" for line in run.history))
-            write_tensors("resume file", files.resume, {"format": FORMAT, "settings": told, **run.state()})
-            kept = run.epoch
-            bar.set_postfix(loss=f"{record['loss']:.3f}", adv=f"{record['adv_accuracy']:.1%}")
-            bar.update()
-
-
-class _Run:
-    """A network on its way: what changes from epoch to epoch, and how."""
+class _Training:
+    """A training on its way."""
 
     def __init__(
         self,
         settings: Preset,
-        dataset: Samples,
+        files: Destination,
         device: torch.device,
-        workers: int,
+        engine: Engine,
+        dataset: Samples,
         transform: Moves | None,
         budget: Budget | None,
+        held_out: float,
     ):
-        self.settings, self.device, self.workers = settings, device, workers
-        self.model = build_model(settings.architecture, dict(settings.arguments)).to(device)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay
-        )
-        self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, list(settings.milestones))
+        self.settings, self.files, self.device, self.engine = settings, files, device, engine
+        self.dataset, self.transform = dataset, transform
+        self.about = plain(dataclasses.asdict(settings))
+        self.about |= {"samples": len(dataset), "image_shape": list(dataset[0][0].shape)}
+        self.about |= {} if budget is None else {"budget": repr(budget)}
+        self.about |= {"held_out": held_out} if held_out else {}
+        self.network = build_model(settings.architecture, dict(settings.arguments)).to(device)
         names = ["alpha", "steps", "attack", "fast", "burn_in", "mask_every", "seed"]
         names += ["eps", "eps_low", "cam"] if budget is None else []  # a budget has its own
         names += [] if settings.objective == "at" else ["beta"]
         self.part = PART(settings.objective, budget=budget, **{name: getattr(settings, name) for name in names})
-        self.plain = Numbered(dataset)
-        self.moved = MovedMasks(dataset, self.part, transform)
-        self.epoch = 0
-        self.history: list[dict[str, float]] = []
 
-    def train_epoch(self, bar: tqdm[Any]) -> dict[str, float]:
-        began, lr = time.perf_counter(), self.optimizer.param_groups[0]["lr"]
-        self.part.set_epoch(self.epoch)
-        losses, right, seen = 0.0, 0, 0
-        with _everything_seeded(self.settings.seed, self.epoch):
-            remembers = self.settings.mask_every > 1
-            if remembers and self.part.masks_due():
-                for x, y, index in self.loader(self.plain):
-                    self.part.remember(self.model, x.to(self.device), y, index)
-            loader = self.loader(self.moved, shuffle=True)
-            for number, (x, y, index, mask) in enumerate(loader, 1):
-                x, y = x.to(self.device), y.to(self.device)
-                adv = self.part.perturb(self.model, x, y, index, mask if remembers else None)
-                outputs = self.part.training_pass(self.model.train(), x, adv, y)
-                self.optimizer.zero_grad()
-                outputs.loss.backward()
-                self.optimizer.step()
-                losses += outputs.loss.item() * len(x)
-                right += int((outputs.adv_logits.argmax(1) == y).sum())
-                seen += len(x)
-                bar.set_postfix(batch=f"{number}/{len(loader)}", loss=f"{losses / seen:.3f}", adv=f"{right / seen:.1%}")
-        self.schedule.step()
-        self.epoch += 1
-        record = {
-            "epoch": self.epoch,
-            "loss": losses / seen,
-            "adv_accuracy": right / seen,
-            "lr": lr,
-            "seconds": time.perf_counter() - began,
-        }
-        self.history.append(record)
-        return record
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a run that goes on must agree in."""
+        return self.about | {"augmented": self.transform is not None, "accumulate": self.engine.accumulate}
 
-    def loader(self, dataset: Numbered | MovedMasks, shuffle: bool = False) -> DataLoader[Any]:
-        return DataLoader(dataset, self.settings.batch_size, shuffle, num_workers=self.workers)
+    def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        of = self.settings
+        return torch.optim.SGD(parameters, of.lr, of.momentum, weight_decay=of.weight_decay)
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "part": self.part.state_dict(),
-            "epoch": self.epoch,
-            "history": self.history,
-        }
+    def schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(self.settings.milestones))
 
-    def expected(self, settings: dict[str, Any]) -> Expected:
-        burn_in, mask_every = self.settings.burn_in, self.settings.mask_every
-        return Expected(
-            settings,
-            fresh=self.state(),
-            parameters=list(self.model.parameters()),
-            epochs=self.settings.epochs,
-            batches=len(self.loader(self.plain)),
-            samples=len(self.plain),
-            size=settings["image_shape"][1:],
-            renewal=lambda epoch: None if mask_every == 1 or epoch <= burn_in else (epoch - 1 - burn_in) // mask_every,
+    def batches(self, rank: int = 0, world: int = 1) -> ResumableBatches:
+        of, accumulate = self.settings, self.engine.accumulate
+        return ResumableBatches(len(self.dataset), of.batch_size, of.seed, rank, world * accumulate, accumulate)
+
+    def found(self) -> dict[str, Any] | None:
+        """Return what there is to go on from, None if the training begins.
+
+        Raises:
+            FileExistsError: the training has ended, or there is a checkpoint of another.
+            ValueError: it is damaged, or belongs to another training.
+        """
+        if not self.files.resume.exists():
+            return None
+        optimizer = self.optimizer(self.network.parameters())
+        masks, burn_in = self.settings.mask_every, self.settings.burn_in
+        expected = Expected(
+            self.told,
+            model=self.network.state_dict(),
+            optimizer=optimizer.state_dict(),
+            schedule=self.schedule(optimizer).state_dict(),
+            parameters=list(self.network.parameters()),
+            batches=len(self.batches()),
+            samples=len(self.dataset),
+            size=self.about["image_shape"][1:],
+            renewal=lambda epoch: None if masks == 1 or epoch <= burn_in else (epoch - 1 - burn_in) // masks,
         )
+        found = read_resume(self.files.resume, expected)
+        if is_first() and self.files.checkpoint.exists():
+            self._refuse(found["done"][0])
+        return found
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.part.load_state_dict(state["part"])
-        self.epoch, self.history = state["epoch"], state["history"]
+    def _refuse(self, done: int) -> None:
+        """Raise if there is nothing to do for a checkpoint that is there, of a training of which epochs are `done`.
+
+        Raises:
+            FileExistsError: it has all epochs, or it is another's.
+        """
+        if done >= self.settings.epochs:
+            self.files.refuse_a_checkpoint(
+                f"it has all of epochs={self.settings.epochs}; set more to go on, or choose another name or remove it"
+            )
+        theirs, more = load_checkpoint(self.files.checkpoint)[1]["training"], ("epochs", "which", "epoch")
+        if any(theirs.get(name) != value for name, value in self.about.items() if name not in more):
+            self.files.refuse_a_checkpoint()
+
+    def fit(
+        self,
+        found: dict[str, Any] | None,
+        held: Samples | None,
+        workers: int,
+        verbose: bool,
+        validate: Callable[[nn.Module], dict[str, float]] | None,
+        patience: int | None,
+        keep_every: int,
+    ) -> None:
+        """Train until the last epoch, and write the checkpoints.
+
+        Args:
+            found: what to go on from.
+            held: samples held out.
+            workers: see `train`, also `verbose`, `validate`, `patience` and `keep_every`.
+            verbose: likewise.
+            validate: likewise.
+            patience: likewise.
+            keep_every: likewise.
+
+        Raises:
+            KeyboardInterrupt: stopped; the text says where, and how to go on.
+            ConnectionError: another rank died.
+        """
+        from .run import Bar, Keeper, Records, ResumeFiles, Run
+
+        samples, held_samples = (
+            None if one is None else in_memory(one, self.settings.num_classes, workers) for one in (self.dataset, held)
+        )
+        sgd, moves = (self.optimizer, self.schedule), self.transform
+        run = Run(self.network, self.part, *sgd, samples, self.batches, held_samples, moves, workers)
+        records = Records(self.settings.seed, validate)
+        keeper = Keeper(self.files, records, self.save, keep_every, patience)
+        bar = Bar(self.files.checkpoint.stem, records, verbose)
+        written, epochs = ResumeFiles(self.told, len(self.batches()), found), self.settings.epochs
+        if is_first():
+            write_text("settings file", self.files.settings, f"{self.settings}\n")
+        if found is not None:
+            keeper.at = keeper.kept = (found["done"][0], found["done"][1])
+        try:
+            with stopping(keeper, epochs), quiet():
+                trainer = self.engine.trainer(self.device, epochs, self.files.folder, [records, keeper, bar], written)
+                trainer.fit(run, ckpt_path=None if found is None else self.files.resume)
+        finally:
+            bar.close()
+            if records.history and is_first():
+                write_figure(self.files.curves, plot_curves(records.history))
+        if is_first():
+            self.save(self.files.checkpoint, "last", len(records.history))
+
+    def save(self, path: Path, which: str, epoch: int) -> None:
+        """Write a checkpoint to `path` that says `which` of the training it is, and of what `epoch`."""
+        of = self.settings
+        about = self.about | {"which": which, "epoch": epoch}
+        save_checkpoint(path, self.network, of.architecture, of.num_classes, dict(of.arguments), training=about)
+
+
+def _divided(dataset: Samples, held_out: float, seed: int) -> tuple[Samples, Samples | None]:
+    """Return the samples to train on, and those held out.
+
+    Raises:
+        TypeError: a share that is no number.
+        ValueError: a share that leaves none for one of the two.
+    """
+    check_number("held_out", held_out)
+    if not held_out:
+        return dataset, None
+    count = round(held_out * len(dataset)) if held_out < 1 else len(dataset)
+    if not 0 < count < len(dataset):
+        raise ValueError(f"held_out={held_out} of {len(dataset)} samples leaves none for one of training and validation")
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Subset(dataset, sorted(order[count:])), Subset(dataset, sorted(order[:count]))
 
 
 @contextmanager
-def _everything_seeded(*numbers: int) -> Iterator[None]:
-    """Seed torch's global generators from numbers, and put them back as they were."""
+def _reserved(files: Destination) -> Iterator[Destination]:
+    """Keep the files of a training from others, in the first of its processes, which writes them."""
+    if is_first():
+        with files.reserved():
+            yield files
+        return
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the first ends the others
+    yield files
+
+
+@contextmanager
+def _everything_seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators from a number, and put them back as they were."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(int(np.random.SeedSequence((seed,)).generate_state(1, np.uint64)[0] >> 1))
         yield

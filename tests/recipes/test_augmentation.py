@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, SVHN
 
 from part_plugin import PART
-from part_plugin.recipes.augmentation import MovedMasks, Numbered, augmentation
+from part_plugin.recipes.augmentation import MovedMasks, augmentation
 from part_plugin.recipes.datasets import load_dataset
 
 PADDED = ("cifar10", "svhn", "imagefolder")
@@ -155,10 +155,6 @@ def test_masks_stay_without_moves_and_are_full_while_burning_in():
     assert torch.equal(still[1][0], 1 - image)
     assert still[1][1:3] == (8, 1)
     assert torch.equal(still[1][3], mask)
-    plain = Numbered([(image, 7), (1 - image, 8)])
-    assert len(plain) == 2
-    assert torch.equal(plain[1][0], 1 - image)
-    assert plain[1][1:] == (8, 1)
 
 
 def test_a_mask_that_is_missing_after_the_burn_in_is_an_error():
@@ -189,6 +185,28 @@ def test_an_image_may_have_no_room_to_be_cropped():
     image = torch.rand(3, 7, 5)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        moved = [augmentation("cifar10", (7, 5))(image) for _ in range(20)]
+        moved = [augmentation("cifar10", (7, 5))(image)[0] for _ in range(20)]
     assert {torch.equal(one, image) for one in moved} == {True, False}
     assert all(torch.equal(one, image) or torch.equal(one, image.flip(2)) for one in moved)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+def test_each_image_of_a_batch_moves_on_its_own(name):
+    """By brute force, of bytes too: the batch has every move, all about as often, and its masks moved alike."""
+    image, mask = numbered()
+    image = (250 * image).round().byte() // 2
+    image[0] = 1 + torch.arange(24)  # tells columns, and the second rows
+    image[1] = 1 + torch.arange(16)[:, None]
+    moves = all_moves(image.float(), mask, flips=name != "svhn")
+    n = 200 * len(moves)
+    generator = torch.Generator().manual_seed(0)
+    images, masks = image.expand(n, -1, -1, -1), mask.expand(n, -1, -1, -1)
+    moved, moved_masks = augmentation(name, (16, 24))(images, masks, generator)
+    assert (moved.dtype, moved_masks.dtype) == (torch.uint8, torch.bool)
+    both = torch.cat([moved, moved_masks], 1)
+    counts = [int((both == torch.cat([one.byte(), its])).flatten(1).all(1).sum()) for one, its in moves]
+    assert sum(counts) == n
+    assert min(counts) > 120  # of 200 expected, five standard deviations less are 130
+    again = augmentation(name, (16, 24))(images, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again[0], moved)
+    assert again[1] is None
