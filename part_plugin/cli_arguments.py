@@ -39,6 +39,30 @@ def overrides(settings: Sequence[str] | None) -> dict[str, Any]:
     return values
 
 
+def configured(config: Path | None) -> dict[str, Any]:
+    """Return the settings in a file of YAML, as `part-plugin presets` prints them.
+
+    Args:
+        config: the file. (None: no settings)
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no YAML, or something else than settings by name.
+    """
+    if config is None:
+        return {}
+    import yaml
+
+    try:
+        found = yaml.safe_load(config.read_bytes())
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--config {str(config)!r} is no YAML: {reason}") from error
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ValueError(f"--config {str(config)!r} has {short(found)}; settings are needed, as in: epochs: 80")
+    return found
+
+
 def check_not_given(out: Path, file: Path, given: Sequence[Path]) -> None:
     """Raise if what is written would replace what was given, or belongs to it.
 
@@ -107,7 +131,9 @@ def images_for(
             raise ValueError(f"--dataset is missing, and checkpoint {first!r} does not say; choose from {known}")
         if type(dataset) is not str or dataset not in DATASETS:
             raise ValueError(f"checkpoint {first!r} was trained on dataset={short(dataset)}; known are {known}")
-    samples: Samples = load_dataset(dataset, root, "test", download)
+    size = trained_size(descriptions) if dataset == "imagefolder" else None
+    side = size[0] if size is not None and size[0] == size[1] else None
+    samples: Samples = load_dataset(dataset, root, "test", download, size=side)
     x, y = as_tensors(samples, n, 0 if dataset == "imagefolder" else None)
     for name, description in descriptions.items():
         if int(y.max()) >= (classes := description["num_classes"]):

@@ -10,13 +10,13 @@ import typer
 import typer.core
 
 from .checks import check_count, check_seed
-from .cli_arguments import check_not_given, images_for, networks_and_pictures, overrides, runs, subset, trained_size
+from .cli_arguments import check_not_given, images_for, networks_and_pictures, overrides, runs, trained_size
 from .radius import parse_radius
-from .recipes.augmentation import augmentation
 from .recipes.common import usable_device
-from .recipes.datasets import DATASETS, load_dataset
+from .recipes.datasets import DATASETS
 from .recipes.presets import PRESETS, preset
 from .stopping import exiting_when_stopped
+from .train_command import train
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ def presets(
     name: Annotated[str | None, typer.Argument(help=f"One of {', '.join(PRESETS)}.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE to change.")] = None,
 ) -> None:
-    """Print the paper's settings.
+    """Print the paper's settings, as YAML, for `train --config`.
 
     Example: part-plugin presets svhn --set eps=6/255
     """
@@ -61,42 +61,7 @@ def presets(
         typer.echo(preset(name, **overrides(settings)))
 
 
-@app.command()
-def train(
-    out: Annotated[Path, typer.Argument(help="Checkpoint to write.")],
-    name: Annotated[str, typer.Option("--preset", help=f"Settings to start from: {', '.join(PRESETS)}.")] = "cifar10",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE to change.")] = None,
-    root: Root = Path("data"),
-    device: Device = "cpu",
-    download: Download = False,
-    augment: Annotated[
-        bool | None,
-        typer.Option(help="Random crops and flips. [default: yes, but for digits]"),
-    ] = None,
-    n: Annotated[int | None, typer.Option(help="Train on so many random samples only.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
-) -> None:
-    """Train a network as in the paper; the same command again goes on with a run that was stopped.
-
-    Plain adversarial training is eps_low=8/255, where PART has 7/255.
-
-    Example: part-plugin train part.pt --preset cifar10 --root data --device cuda
-
-    Example: part-plugin train small.pt --preset digits --set epochs=10 --set burn_in=3
-    """
-    from .recipes.destination import Destination
-    from .recipes.training import train
-
-    chosen, usable = preset(name, **overrides(settings)), usable_device("--device", device)
-    check_count("--workers", workers, 0)
-    augment = chosen.dataset != "digits" if augment is None else augment
-    with Destination(out).reserved():
-        dataset = load_dataset(chosen.dataset, root, "train", download)
-        transform = augmentation(chosen.dataset, dataset[0][0].shape[1:]) if augment else None
-        if n is not None:
-            dataset = subset(dataset, n, chosen.seed)
-        train(chosen, dataset, out, usable, workers, transform=transform)
-    typer.echo(f"wrote {out}")
+app.command()(train)
 
 
 @app.command()

@@ -110,7 +110,11 @@ def plot_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     epochs = [record["epoch"] for record in history]
     left.plot(epochs, [record["loss"] for record in history], ".-", color="black")
     left.set(title="loss", xlabel="epoch")
-    names = {"adv_accuracy": "adversarial, training", "val_natural": "natural, held out", "val_pgd10": "PGD-10, held out"}
+    names = {
+        "adv_accuracy": "adversarial, training",
+        "val_natural": "natural, held out",
+        "val_pgd10": "PGD-10, held out",
+    }
     for name, label in names.items():
         if name in history[0]:
             right.plot(epochs, [100 * record[name] for record in history], ".-", label=label)

@@ -22,7 +22,7 @@ def begun(folder):
     """A training that has written its first epoch."""
     process = subprocess.Popen(TRAIN, cwd=folder, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
-    while not (folder / "a.pt.resume").exists():
+    while not (folder / "a.pt.run" / "resume.ckpt").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return process
@@ -39,7 +39,8 @@ def test_a_training_says_where_it_was(tmp_path, number):
     found = re.fullmatch(sentence, errors)
     assert int(found[1]) == int(found[2]) + 1
     assert process.returncode == CODES[number]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.pt.jsonl", "a.pt.resume"]
+    assert not (tmp_path / "a.pt").exists()
+    assert (tmp_path / "a.pt.run" / "curves.png").exists()
 
 
 def test_two_equal_trainings(tmp_path):

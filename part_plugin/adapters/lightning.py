@@ -72,7 +72,7 @@ class PARTCallback(Callback):
             self.part.masks.load_state_dict(some[0] | shared)
 
     def batches(self, numbers: list[int]) -> Iterable[Any]:
-        """Return batches (x, y, index) of the samples of these `numbers`; override it for samples that come otherwise."""
+        """Return batches (x, y, index) of the samples of these `numbers`; override it for others than `dataset`'s."""
         return DataLoader(_Numbered(self.dataset), self.batch_size, sampler=numbers, num_workers=self.workers)
 
     def state_dict(self) -> dict[str, Any]:

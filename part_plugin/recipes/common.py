@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 
 class Samples(Protocol):
@@ -45,8 +46,16 @@ def import_lightning() -> ModuleType:
     try:
         import lightning.pytorch
     except ImportError as error:
-        raise ImportError(f"train needs lightning, which cannot be imported ({error}): pip install lightning") from error
+        raise ImportError(f"train needs lightning, which is not there ({error}): pip install lightning") from error
     return lightning.pytorch
+
+
+def class_names(dataset: Any) -> list[str] | None:
+    """Return the names of the classes of a `dataset`, or of that which it is a part of; None if it has none."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    names = getattr(dataset, "classes", None)
+    return [str(name) for name in names] if isinstance(names, (list, tuple)) else None
 
 
 def usable_device(name: str, device: str | torch.device) -> torch.device:
@@ -67,20 +76,23 @@ def usable_device(name: str, device: str | torch.device) -> torch.device:
     return usable
 
 
-def class_folders(name: str, root: Path, folder: Path) -> Any:
+def class_folders(name: str, root: Path, folder: Path, size: int | None = None) -> Any:
     """Return torchvision's dataset of class folders of images.
 
     Args:
         name: of the dataset, for the sentence.
         root: its directory, for the sentence.
         folder: directory of the class folders.
+        size: cut the middle out of each image, a square, and resize it to so many pixels a side. (Default: as they are)
 
     Raises:
         FileNotFoundError: no class folder, or one without an image.
     """
     torchvision = import_torchvision()
+    transforms = torchvision.transforms
+    cut = [] if size is None else [transforms.Resize(size), transforms.CenterCrop(size)]
     try:
-        return torchvision.datasets.ImageFolder(folder, transform=torchvision.transforms.ToTensor())
+        return torchvision.datasets.ImageFolder(folder, transform=transforms.Compose([*cut, transforms.ToTensor()]))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             incomplete(name, root, without_extensions(error), "put class folders of images there")

@@ -20,7 +20,12 @@ DATASETS = ("cifar10", "svhn", "tinyimagenet", "digits", "imagefolder")
 
 
 def load_dataset(
-    name: str, root: str | os.PathLike[str], split: str = "test", download: bool = False, augment: bool = False
+    name: str,
+    root: str | os.PathLike[str],
+    split: str = "test",
+    download: bool = False,
+    augment: bool = False,
+    size: int | None = None,
 ) -> Any:
     """Return a dataset of (image, class): float32 tensors (3, H, W) in [0, 1] without normalisation, and ints.
 
@@ -35,6 +40,8 @@ def load_dataset(
         download: fetch missing files (CIFAR-10 and SVHN only).
         augment: random crops, padded by an eighth of the size, and flips (not of SVHN, as digits have a
             direction), the augmentation usual in adversarial training; for split="train" only.
+        size: for "imagefolder": cut the middle out of each image, a square, and resize it to so many pixels a side.
+            (Default: images are taken as they are)
 
     Raises:
         FileNotFoundError: files are missing.
@@ -49,6 +56,8 @@ def load_dataset(
         raise ValueError(f"augment=True is for training only; it needs split='train', not {split!r}")
     if download and name not in ("cifar10", "svhn"):
         raise ValueError(f"download=True is possible for 'cifar10' and 'svhn' only; put the files of {name!r} in root")
+    if size is not None and (check_count("size", size) and name != "imagefolder"):
+        raise ValueError(f"size={size} is possible for 'imagefolder' only; images of {name!r} have their own")
     if name == "digits":
         if augment:
             raise ValueError("augment=True is not possible for 'digits'; their images have no room to be cropped")
@@ -59,7 +68,7 @@ def load_dataset(
     if name == "tinyimagenet":
         dataset = tiny_imagenet(folder, split)
     elif name == "imagefolder":
-        dataset = _image_folder(folder, split)
+        dataset = _image_folder(folder, split, size)
     else:
         dataset = _checksummed(name, folder, split, download)
     if augment:
@@ -175,7 +184,7 @@ def _checksummed(name: str, root: Path, split: str, download: bool) -> Any:
         raise
 
 
-def _image_folder(root: Path, split: str) -> Any:
+def _image_folder(root: Path, split: str, size: int | None) -> Any:
     """Return the class folders in root/train or root/test (or root/val), or those in `root` if it has none of them.
 
     Raises:
@@ -190,7 +199,7 @@ def _image_folder(root: Path, split: str) -> Any:
     if present and not wanted:
         reason, remedy = f"there is {present[0]}, but no {split}", f"put the class folders of {split} there"
         raise FileNotFoundError(incomplete("imagefolder", root, reason, remedy))
-    dataset = class_folders("imagefolder", root, root / wanted[0] if wanted else root)
+    dataset = class_folders("imagefolder", root, root / wanted[0] if wanted else root, size)
     if wanted and split == "test" and "train" in present:
         train_classes = import_torchvision().datasets.folder.find_classes(root / "train")[0]
         if odd := set(train_classes) ^ set(dataset.classes):  # ImageFolder would number the others differently

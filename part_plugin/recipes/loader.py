@@ -78,7 +78,7 @@ class ResumableLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and the number of batches of it that were handed out; of a whole one, where the next begins."""
+        """Return the epoch and the number of its batches that were handed out; of all, where the next begins."""
         whole = self.given >= len(self.batches)
         return {"epoch": self.batches.epoch + whole, "given": 0 if whole else self.given}
 

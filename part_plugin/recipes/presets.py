@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..checks import check_choice, check_count, check_eps_pair, check_number, check_seed
 from ..map_sources import check_cam
 from ..network.fast import check_fast
-from ..radius import parse_radius, radius_text, warn_of_unusual
+from ..radius import parse_radius, warn_of_unusual
 from .datasets import DATASETS
 
 _RADII = ("eps", "eps_low", "alpha")
@@ -18,7 +19,7 @@ _RADII = ("eps", "eps_low", "alpha")
 
 @dataclass(frozen=True)
 class Preset:
-    """The settings of a training, as in the paper (PART, Appendix G); made by `preset`, printed one a line.
+    """The settings of a training, as in the paper (PART, Appendix G); made by `preset`, printed one a line, as YAML.
 
     Attributes:
         dataset: name for `load_dataset`.
@@ -65,10 +66,15 @@ class Preset:
     seed: int = 0
 
     def __str__(self) -> str:
-        lines = []
-        for name, value in vars(self).items():
-            lines.append(f"{name} = {radius_text(value) if name in _RADII else value}")
-        return "\n".join(lines)
+        return "\n".join(f"{name}: {_yaml(name, value)}" for name, value in vars(self).items())
+
+
+def _yaml(name: str, value: Any) -> str:
+    if name in _RADII and len(repr(value)) > 6 and round(255 * value) / 255 == value:
+        return f"{round(255 * value)}/255"
+    if isinstance(value, float) and "." not in repr(value):
+        return repr(value).replace("e", ".0e")  # else YAML takes 5e-05 for text
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 PRESETS: dict[str, Preset] = {
@@ -84,6 +90,13 @@ PRESETS: dict[str, Preset] = {
         lr=0.02,
         weight_decay=5e-4,
         batch_size=512,
+    ),
+    # not of the paper: a network for images of any size, for a folder of one's own
+    "imagefolder": Preset(
+        "imagefolder",
+        architecture="robust_wide_resnet.RobustWideResNet",
+        arguments={"depth_configs": [2, 2, 2], "channel_configs": [16, 64, 128, 256], "num_classes": 10},
+        weight_decay=5e-4,
     ),
     # not of the paper: a network of 10,000 weights without strides, so that maps are as fine as the 8x8 images
     "digits": Preset(
@@ -117,7 +130,8 @@ def preset(name: str, **overrides: Any) -> Preset:
     """Return the paper's settings for a dataset (PART, Appendix G), with those in `overrides` changed.
 
     Args:
-        name: "cifar10", "svhn" or "tinyimagenet"; or "digits", which is not in the paper and trains in a minute.
+        name: "cifar10", "svhn" or "tinyimagenet"; or, not in the paper, "imagefolder", a WideResNet-16-4 for class
+            folders of one's own, and "digits", which trains in a minute.
         **overrides: any attribute of `Preset`; eps, eps_low and alpha also as "8/255". A new `eps` takes `eps_low`
             with it, to 7/8 of it, unless that is given too (None is the same as not given). A new `architecture`
             starts from no `arguments`, and `num_classes` is added to them.

@@ -91,7 +91,7 @@ def read_resume(path: StrPath, expected: Expected) -> dict[str, Any]:
         raise ValueError(f"{name} is damaged, {error}; {_REMEDY}") from error
     done, epochs = state["done"], settings["epochs"]
     if done > [epochs, 0]:
-        raise ValueError(f"{name} is in epoch {done[0] + bool(done[1])}; epochs={epochs} are less than are done already")
+        raise ValueError(f"{name} is of epoch {done[0] + bool(done[1])}, beyond epochs={epochs}; {_REMEDY}")
     (optimizer,), (schedule,) = state["optimizer_states"], state["lr_schedulers"]
     known = expected.schedule.keys()  # it takes every other value for an attribute of its own
     moments = {number: dict.fromkeys(one, _own(*one.values())) for number, one in optimizer["state"].items()}
@@ -113,18 +113,18 @@ def _check(state: Mapping[str, Any], expected: Expected) -> None:
         ValueError: one does not; the sentence says which.
     """
     epoch, given = _check_position(state, expected.batches)
-    for name, kind in (("Records", dict), ("MasksOf", dict)):
-        if not isinstance(state["callbacks"].get(name), kind):
-            raise ValueError(f"its callbacks lack {name!r}")
+    for callback in ("Records", "MasksOf"):
+        if not isinstance(state["callbacks"].get(callback), dict):
+            raise ValueError(f"its callbacks lack {callback!r}")
     _check_records(state["callbacks"]["Records"], epoch)
     model = {short_name(name): tensor for name, tensor in state["state_dict"].items()}
     _check_tensors("model", model, expected.model)
     for name in expected.model:
         if name not in model:
             raise ValueError(f"its model lacks {name!r}")
-    for kind in ("optimizer_states", "lr_schedulers"):
-        if len(state[kind]) != 1 or not isinstance(state[kind][0], dict):
-            raise ValueError(f"its {kind} are not one")
+    for states in ("optimizer_states", "lr_schedulers"):
+        if len(state[states]) != 1 or not isinstance(state[states][0], dict):
+            raise ValueError(f"its {states} are not one")
     (optimizer,), (schedule,) = state["optimizer_states"], state["lr_schedulers"]
     _check_optimizer(optimizer, expected.optimizer, expected.parameters)
     needed = ("milestones", "gamma", "base_lrs", "last_epoch", "_last_lr")
@@ -138,7 +138,9 @@ def _check(state: Mapping[str, Any], expected: Expected) -> None:
     part = state["callbacks"]["MasksOf"]
     step, due = part.get("step"), epoch * expected.batches + given
     if type(step) is not int or step != due:
-        raise ValueError(f"step={short(step)} is not {due}, {epoch} epochs of {expected.batches} batches and {given} more")
+        raise ValueError(
+            f"step={short(step)} is not {due}, {epoch} epochs of {expected.batches} batches and {given} more"
+        )
     _check_masks(part, expected, expected.renewal(epoch + bool(given)))
 
 

@@ -1,15 +1,15 @@
-"""The samples of a training: in memory as bytes where they fit, else loaded by workers; in batches, by their numbers."""
+"""The samples of a training: in memory as bytes where they fit, else loaded by workers; in batches, by number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..checks import check_images, class_indices
+from ..checks import check_class_range, check_images, class_indices
 from .common import Samples
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -59,6 +59,33 @@ class InMemory(Dataset[Batch]):
         return self.images[rows], self.labels[rows], rows
 
 
+def collated(batch: Sequence[tuple[Any, Any, int]]) -> Batch:
+    """Return samples (image, class, number) as a batch, for a `DataLoader`.
+
+    Args:
+        batch: the samples.
+
+    Raises:
+        TypeError: images that are not tensors, classes that are not numbers.
+        ValueError: images of several sizes, or outside [0, 1]; classes that are not whole numbers >= 0.
+    """
+    images, labels, numbers = zip(*batch, strict=True)
+    first = images[0]
+    for image, number in zip(images, numbers, strict=True):
+        if not isinstance(image, Tensor):
+            raise TypeError(f"the dataset's images are {type(image).__name__}; tensors are needed (ToTensor)")
+        if image.shape != first.shape:
+            sizes = ["x".join(map(str, one.shape)) for one in (first, image)]
+            raise ValueError(f"images {numbers[0]} and {number} have sizes {sizes[0]} and {sizes[1]}; one is needed")
+    try:
+        classes = torch.tensor([float(label) for label in labels], dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"the dataset's classes are {labels[0]!r} and the like; class indices are needed") from None
+    x = torch.stack(images)
+    check_images(x)
+    return x, class_indices(classes, len(x)), torch.tensor(numbers)
+
+
 def whole(batch: Any) -> Any:
     """Return a `batch` as it is."""
     return batch
@@ -73,16 +100,19 @@ def in_memory(dataset: Samples, num_classes: int, workers: int = 0) -> InMemory 
         workers: processes that load them.
 
     Raises:
-        ValueError: images of several sizes, or outside [0, 1]; a class that the network does not have.
+        TypeError: see `collated`.
+        ValueError: likewise; or a class that the network does not have.
     """
     if len(dataset) * dataset[0][0].numel() > _MEMORY:
         return Numbered(dataset)
     images: list[Tensor] = []
     labels: list[Tensor] = []
     exact = True
-    for x, y, _ in DataLoader(Numbered(dataset), 256, num_workers=workers):
-        check_images(x)
-        y = class_indices(y, len(y), num_classes)
+    for x, y, _ in DataLoader(Numbered(dataset), 256, num_workers=workers, collate_fn=collated):
+        check_class_range(y, num_classes)
+        if images and x.shape[1:] != images[0].shape[1:]:
+            sizes = ["x".join(map(str, one.shape[1:])) for one in (images[0], x)]
+            raise ValueError(f"the dataset has images of sizes {sizes[0]} and {sizes[1]}; one is needed")
         bytes_of = (255 * x).round().to(torch.uint8)
         exact = exact and torch.equal(numbers_of(bytes_of), x)
         images.append(bytes_of if exact else x)

@@ -1,4 +1,4 @@
-"""What Lightning says and does when a training begins, is stopped or loses a rank, as the rest of the package does it."""
+"""What Lightning says and does when a training begins, is stopped or loses a rank, as it is done elsewhere here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..stopping import Terminated, telling_where
 
 if TYPE_CHECKING:
-    from .run import Keeper
+    from .keeping import Keeper
 
 
 @contextmanager
@@ -26,7 +26,10 @@ def stopping(keeper: Keeper, epochs: int) -> Iterator[None]:
 
     Raises:
         KeyboardInterrupt: it was stopped; the text says where, and how to go on.
+        Terminated: likewise, by SIGTERM.
         ConnectionError: another rank died.
+        SystemExit: another exit.
+        RuntimeError: another error.
     """
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -60,13 +63,18 @@ def _where(keeper: Keeper, epochs: int) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Lightning from telling what hardware there is, and from advice that is not for these loaders."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    """Keep Lightning from telling what hardware and ranks there are, and from advice that is not for these loaders.
+
+    That a rank died is told.
+    """
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric.utilities")]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""Training as in the paper, from a `Preset` to checkpoints, on Lightning; a run that was stopped goes on where it was."""
+"""Training as in the paper, from a `Preset` to checkpoints, on Lightning; a run that was stopped goes on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..part import PART
 from ..plots import plot_curves
 from .augmentation import Moves
 from .checkpoints import load_checkpoint, save_checkpoint
-from .common import Samples, import_lightning, usable_device
+from .common import Samples, class_names, import_lightning, usable_device
 from .destination import Destination
 from .engine import Engine, is_first
 from .loader import ResumableBatches
@@ -100,7 +100,7 @@ def train(
         raise ValueError("dataset is empty; at least one sample is needed")
     kept, held = _divided(dataset, held_out, settings.seed)
     import_lightning()
-    with _reserved(Destination(path)) as files, _everything_seeded(settings.seed):
+    with reserved(Destination(path)) as files, _everything_seeded(settings.seed):
         training = _Training(settings, files, usable, engine, kept, transform, budget, held_out)
         found = training.found()
         training.fit(found, held, workers, verbose, validate, patience, keep_every)
@@ -123,15 +123,17 @@ class _Training:
     ):
         self.settings, self.files, self.device, self.engine = settings, files, device, engine
         self.dataset, self.transform = dataset, transform
-        self.about = plain(dataclasses.asdict(settings))
+        self.about: dict[str, Any] = plain(dataclasses.asdict(settings))
         self.about |= {"samples": len(dataset), "image_shape": list(dataset[0][0].shape)}
+        names = class_names(dataset)
+        self.about |= {} if names is None else {"class_names": names}
         self.about |= {} if budget is None else {"budget": repr(budget)}
         self.about |= {"held_out": held_out} if held_out else {}
         self.network = build_model(settings.architecture, dict(settings.arguments)).to(device)
-        names = ["alpha", "steps", "attack", "fast", "burn_in", "mask_every", "seed"]
-        names += ["eps", "eps_low", "cam"] if budget is None else []  # a budget has its own
-        names += [] if settings.objective == "at" else ["beta"]
-        self.part = PART(settings.objective, budget=budget, **{name: getattr(settings, name) for name in names})
+        used = ["alpha", "steps", "attack", "fast", "burn_in", "mask_every", "seed"]
+        used += ["eps", "eps_low", "cam"] if budget is None else []  # a budget has its own
+        used += [] if settings.objective == "at" else ["beta"]
+        self.part = PART(settings.objective, budget=budget, **{name: getattr(settings, name) for name in used})
 
     @property
     def told(self) -> dict[str, Any]:
@@ -142,7 +144,7 @@ class _Training:
         of = self.settings
         return torch.optim.SGD(parameters, of.lr, of.momentum, weight_decay=of.weight_decay)
 
-    def schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+    def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.MultiStepLR:
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, list(self.settings.milestones))
 
     def batches(self, rank: int = 0, world: int = 1) -> ResumableBatches:
@@ -171,7 +173,7 @@ class _Training:
             size=self.about["image_shape"][1:],
             renewal=lambda epoch: None if masks == 1 or epoch <= burn_in else (epoch - 1 - burn_in) // masks,
         )
-        found = read_resume(self.files.resume, expected)
+        found: dict[str, Any] = read_resume(self.files.resume, expected)
         if is_first() and self.files.checkpoint.exists():
             self._refuse(found["done"][0])
         return found
@@ -184,7 +186,7 @@ class _Training:
         """
         if done >= self.settings.epochs:
             self.files.refuse_a_checkpoint(
-                f"it has all of epochs={self.settings.epochs}; set more to go on, or choose another name or remove it"
+                f"it has all of epochs={self.settings.epochs}: set more to go on, or choose another name or remove it"
             )
         theirs, more = load_checkpoint(self.files.checkpoint)[1]["training"], ("epochs", "which", "epoch")
         if any(theirs.get(name) != value for name, value in self.about.items() if name not in more):
@@ -215,11 +217,12 @@ class _Training:
             KeyboardInterrupt: stopped; the text says where, and how to go on.
             ConnectionError: another rank died.
         """
-        from .run import Bar, Keeper, Records, ResumeFiles, Run
+        from .keeping import Keeper, ResumeFiles
+        from .records import Bar, Records
+        from .run import Run
 
-        samples, held_samples = (
-            None if one is None else in_memory(one, self.settings.num_classes, workers) for one in (self.dataset, held)
-        )
+        samples = in_memory(self.dataset, self.settings.num_classes, workers)
+        held_samples = None if held is None else in_memory(held, self.settings.num_classes, workers)
         sgd, moves = (self.optimizer, self.schedule), self.transform
         run = Run(self.network, self.part, *sgd, samples, self.batches, held_samples, moves, workers)
         records = Records(self.settings.seed, validate)
@@ -260,13 +263,16 @@ def _divided(dataset: Samples, held_out: float, seed: int) -> tuple[Samples, Sam
         return dataset, None
     count = round(held_out * len(dataset)) if held_out < 1 else len(dataset)
     if not 0 < count < len(dataset):
-        raise ValueError(f"held_out={held_out} of {len(dataset)} samples leaves none for one of training and validation")
+        raise ValueError(
+            f"held_out={held_out} of {len(dataset)} samples leaves none to train on, or none to validate on"
+        )
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
-    return Subset(dataset, sorted(order[count:])), Subset(dataset, sorted(order[:count]))
+    whole: Any = dataset
+    return Subset(whole, sorted(order[count:])), Subset(whole, sorted(order[:count]))
 
 
 @contextmanager
-def _reserved(files: Destination) -> Iterator[Destination]:
+def reserved(files: Destination) -> Iterator[Destination]:
     """Keep the files of a training from others, in the first of its processes, which writes them."""
     if is_first():
         with files.reserved():

@@ -29,11 +29,12 @@ def test_nothing_is_left_behind(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("a.pt.resume", "resume file"), ("a.pt.jsonl", "log")], ids=["resume", "log"]
+    ("name", "kind"), [("resume.ckpt", "resume file"), ("log.csv", "log file")], ids=["resume", "log"]
 )
 @pytest.mark.parametrize("what", ["folder", "link", "pipe"])
-def test_each_of_the_three_is_tried(tmp_path, name, kind, what):
-    path = tmp_path / name
+def test_each_is_tried(tmp_path, name, kind, what):
+    path = tmp_path / "a.pt.run" / name
+    path.parent.mkdir()
     if what == "folder":
         path.mkdir()
         message = f"{kind} {str(path)!r} is a directory; a file is needed"
@@ -45,7 +46,7 @@ def test_each_of_the_three_is_tried(tmp_path, name, kind, what):
         message = f"{kind} {str(path)!r} is not a regular file; one is needed"
     with pytest.raises(OSError, match=f"^{re.escape(message)}$"), Destination(tmp_path / "a.pt").reserved():
         pytest.fail("it began")
-    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert [file.name for file in tmp_path.rglob("*")] == ["a.pt.run", name]
 
 
 def test_a_checkpoint_is_refused_unless_a_training_may_have_left_it(tmp_path):
@@ -54,6 +55,7 @@ def test_a_checkpoint_is_refused_unless_a_training_may_have_left_it(tmp_path):
     message = f"checkpoint {str(files.checkpoint)!r} exists already; choose another name or remove it"
     with pytest.raises(FileExistsError, match=f"^{re.escape(message)}$"), files.reserved():
         pytest.fail("it began")
+    files.folder.mkdir()
     files.resume.touch()
     with files.reserved():  # what is in it must be seen
         pass
@@ -71,7 +73,7 @@ def test_an_equal_training_in_another_thread_is_refused(tmp_path):
     said = []
     train(preset("digits", **SETTINGS), dataset, path, verbose=False, validate=again)
     assert [type(error) for error in said] == [BlockingIOError] * 3
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.pt", "a.pt.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.pt", "a.pt.run"]
 
 
 def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch):
@@ -82,18 +84,19 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch):
     limits, kept = resource.getrlimit(resource.RLIMIT_FSIZE), []
 
     def fill(model):
-        if Path("a.pt.resume").exists():
-            kept.append(Path("a.pt.resume").read_bytes())
+        if Path("a.pt.run/resume.ckpt").exists():
+            kept.append(Path("a.pt.run/resume.ckpt").read_bytes())
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
         return {}
 
     try:
-        with pytest.raises(OSError, match=r"^resume file 'a.pt.resume' cannot be written: File too large$"):
+        with pytest.raises(OSError, match=r"^resume file 'a.pt.run/resume.ckpt' cannot be written: File too large$"):
             train(preset("digits", **SETTINGS), dataset, "a.pt", verbose=False, validate=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [Path("a.pt.resume").read_bytes()] == kept
-    assert sorted(os.listdir()) == ["a.pt.jsonl", "a.pt.resume", "whole.pt", "whole.pt.jsonl"]
+    assert [Path("a.pt.run/resume.ckpt").read_bytes()] == kept
+    assert sorted(os.listdir()) == ["a.pt.run", "whole.pt", "whole.pt.run"]
+    assert sorted(os.listdir("a.pt.run")) == ["curves.png", "log.csv", "resume.ckpt", "settings.yaml"]
     train(preset("digits", **SETTINGS), dataset, "a.pt", verbose=False)
     assert Path("a.pt").read_bytes() == Path("whole.pt").read_bytes()
 
@@ -105,7 +108,7 @@ def test_whoever_stops_it_is_told_where(tmp_path):
         raise KeyboardInterrupt
 
     def stop_later(model):
-        if (tmp_path / "a.pt.resume").exists():
+        if (tmp_path / "a.pt.run/resume.ckpt").exists():
             raise KeyboardInterrupt
         return {}
 

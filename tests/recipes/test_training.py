@@ -6,13 +6,14 @@ import json
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from part_plugin import PART, FixedBudget, PixelBudget, evaluate, load_checkpoint
 from part_plugin.adapters.robustbench import build_model
-from part_plugin.recipes import training
+from part_plugin.recipes import keeping
 from part_plugin.recipes.augmentation import augmentation
 from part_plugin.recipes.datasets import as_tensors, load_dataset
 from part_plugin.recipes.presets import preset
@@ -26,6 +27,21 @@ def digits_set():
     return Subset(load_dataset("digits", "", "train"), range(160))
 
 
+FILES = ["a.pt", "a.pt.run/curves.png", "a.pt.run/log.csv", "a.pt.run/resume.ckpt", "a.pt.run/settings.yaml"]
+
+
+def files(folder):
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def log(path):
+    return pd.read_csv(path.with_name(f"{path.name}.run") / "log.csv").to_dict("records")
+
+
+def resume_file(path):
+    return path.with_name(f"{path.name}.run") / "resume.ckpt"
+
+
 def weights(path):
     return load_checkpoint(path)[0].state_dict()
 
@@ -37,15 +53,15 @@ def same(one, other):
 def test_a_network_that_resists_comes_out(tmp_path):
     """Better than chance under PGD, in a format that loads; the record has a line per epoch."""
     settings = preset("digits", eps=0.1, eps_low=0.0875, alpha=0.025, epochs=6, burn_in=2, milestones=[5])
-    path = tmp_path / "ck" / "part.pt"
+    path = tmp_path / "ck" / "a.pt"
     model = train(settings, Subset(load_dataset("digits", "", "train"), range(1200)), path, verbose=False)
     assert not model.training
-    assert sorted(file.name for file in path.parent.iterdir()) == ["part.pt", "part.pt.jsonl"]
+    assert files(path.parent) == FILES
     loaded, description = load_checkpoint(path)
     assert same(loaded.state_dict(), model.state_dict())
     assert description["training"]["eps_low"] == 0.0875
     assert description["training"]["image_shape"] == [3, 8, 8]
-    lines = [json.loads(line) for line in (tmp_path / "ck" / "part.pt.jsonl").read_text().splitlines()]
+    lines = log(path)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["lr"] for line in lines] == pytest.approx([0.05] * 5 + [0.005])
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -61,14 +77,14 @@ def test_stopped_and_resumed_is_not_stopped(tmp_path, digits_set, monkeypatch, c
     state = torch.random.get_rng_state()
     train(settings, digits_set, tmp_path / "whole.pt", verbose=False)
     assert torch.equal(torch.random.get_rng_state(), state)
-    write = training.write_tensors
+    write = keeping.write_tensors
 
     def dying(kind, path, content):
         write(kind, path, content)
-        if content["epoch"] == 2:
+        if content["done"] == [2, 0]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "write_tensors", dying)
+    monkeypatch.setattr(keeping, "write_tensors", dying)
     path = tmp_path / "stopped.pt"
     with pytest.raises(KeyboardInterrupt):
         train(settings, digits_set, path, verbose=False)
@@ -77,8 +93,7 @@ def test_stopped_and_resumed_is_not_stopped(tmp_path, digits_set, monkeypatch, c
     torch.manual_seed(77)
     train(settings, digits_set, path, verbose=False)
     assert same(weights(path), weights(tmp_path / "whole.pt"))
-    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "stopped.pt.jsonl").read_text().splitlines()]
-    assert epochs == list(range(1, settings.epochs + 1))
+    assert [record["epoch"] for record in log(path)] == list(range(1, settings.epochs + 1))
 
 
 def test_masks_are_made_of_unmoved_images_and_move(tmp_path, digits_set, monkeypatch):
@@ -148,10 +163,10 @@ def trained_by_hand(settings, samples):
         velocity = [torch.zeros_like(p) for p in model.parameters()]
         lr, records = settings.lr, []
         for epoch in range(settings.epochs):
-            torch.manual_seed(number_of(settings.seed, epoch))
+            generator = torch.Generator().manual_seed(number_of(settings.seed, epoch))
             part.set_epoch(epoch)
             losses, right = [], []
-            for rows in DataLoader(range(len(samples)), settings.batch_size, shuffle=True):
+            for rows in torch.randperm(len(samples), generator=generator).split(settings.batch_size):
                 x, y = torch.stack([samples[row][0] for row in rows]), torch.tensor([samples[row][1] for row in rows])
                 logits = model.train()(part.perturb(model, x, y))
                 terms = torch.nn.functional.cross_entropy(logits, y, reduction="none")
@@ -176,32 +191,26 @@ def test_a_training_is_these_steps(tmp_path, digits_set):
     assert made.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(made[name], value, rtol=1e-5, atol=1e-6)
-    lines = [json.loads(line) for line in (tmp_path / "a.pt.jsonl").read_text().splitlines()]
+    lines = log(tmp_path / "a.pt")
     assert all(line.pop("seconds") > 0 for line in lines)
     assert [sorted(line) for line in lines] == [sorted(record) for record in records]
     for line, record in zip(lines, records, strict=True):
         assert line == pytest.approx(record, rel=1e-5)
 
 
-class Noted(list):
-    """Samples that note the order in which they are asked for."""
+def test_every_epoch_has_all_samples_in_an_order_of_its_own(tmp_path, digits_set, monkeypatch):
+    orders, perturb = [], PART.perturb
 
-    def __init__(self, samples):
-        super().__init__(samples)
-        self.asked = []
+    def noting(part, model, x, y, index=None, important=None):
+        orders.extend(index.tolist())
+        return perturb(part, model, x, y, index, important)
 
-    def __getitem__(self, index):
-        self.asked.append(index)
-        return super().__getitem__(index)
-
-
-def test_every_epoch_has_all_samples_in_an_order_of_its_own(tmp_path, digits_set):
-    samples = Noted(digits_set)
-    train(preset("digits", **QUICK), samples, tmp_path / "a.pt", verbose=False)
-    orders = [samples.asked[-480:-320], samples.asked[-320:-160], samples.asked[-160:]]
-    assert len(samples.asked) == 481  # and once for the shape of an image
-    assert all(sorted(order) == list(range(160)) for order in orders)
-    assert len({tuple(order) for order in [*orders, range(160)]}) == 4
+    monkeypatch.setattr(PART, "perturb", noting)
+    train(preset("digits", **QUICK), digits_set, tmp_path / "a.pt", verbose=False)
+    epochs = [tuple(orders[160 * epoch : 160 * (epoch + 1)]) for epoch in range(3)]
+    assert len(orders) == 480
+    assert all(sorted(order) == list(range(160)) for order in epochs)
+    assert len({*epochs, tuple(range(160))}) == 4
 
 
 def test_workers_change_nothing(tmp_path, digits_set):
@@ -223,7 +232,7 @@ def test_a_validation_joins_the_record_and_changes_nothing(tmp_path, digits_set)
     train(settings, digits_set, tmp_path / "b.pt", verbose=False, validate=validate)
     assert same(weights(tmp_path / "a.pt"), weights(tmp_path / "b.pt"))
     assert seen == [False] * 3
-    lines = [json.loads(line) for line in (tmp_path / "b.pt.jsonl").read_text().splitlines()]
+    lines = log(tmp_path / "b.pt")
     assert [line["count"] for line in lines] == [1, 2, 3]
     assert all(0 <= line["drawn"] < 1 for line in lines)
 
@@ -251,6 +260,8 @@ def test_a_budget_goes_before_the_settings_radii(tmp_path, digits_set):
         "samples": 160,
         "image_shape": [3, 8, 8],
         "budget": "FixedBudget(eps=0.1)",
+        "which": "last",
+        "epoch": 3,
     }
 
 
@@ -266,7 +277,8 @@ def test_a_bar_is_shown_where_there_is_a_terminal(tmp_path, digits_set, monkeypa
         train(preset("digits", **QUICK), digits_set, tmp_path / f"net{number}.pt", verbose=verbose)
         shown.append(sys.stderr.getvalue())
     assert "net0: 100%" in shown[0]
-    assert "3/3" in shown[0]
+    assert "15/15" in shown[0]
+    assert "epoch=3/3" in shown[0]
     assert shown[1:] == ["", ""]
 
 
@@ -282,13 +294,13 @@ def test_the_seed_decides(tmp_path, digits_set):
 def stopped(tmp_path, digits_set, monkeypatch):
     """A training that was stopped after its first epoch."""
     path = tmp_path / "a.pt"
-    write = training.write_tensors
+    write = keeping.write_tensors
 
     def dying(kind, path, content):
         write(kind, path, content)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "write_tensors", dying)
+    monkeypatch.setattr(keeping, "write_tensors", dying)
     with pytest.raises(KeyboardInterrupt):
         train(preset("digits", **QUICK), digits_set, path, verbose=False)
     monkeypatch.undo()
@@ -315,21 +327,21 @@ OTHER = {
 @pytest.mark.parametrize("name", OTHER)
 def test_a_resume_file_of_another_training_is_refused(stopped, digits_set, name):
     changes, options, n, what = OTHER[name]
-    kept = stopped.with_name("a.pt.resume").read_bytes()
-    before = sorted(stopped.parent.iterdir())
+    kept = resume_file(stopped).read_bytes()
+    before = files(stopped.parent)
     with pytest.raises(ValueError) as caught:
         train(preset("digits", **(QUICK | changes)), Subset(digits_set, range(n)), stopped, verbose=False, **options)
     assert str(caught.value) == (
-        f"resume file '{stopped}.resume' belongs to another training: its {what}; remove it or choose another "
+        f"resume file '{resume_file(stopped)}' belongs to another training: its {what}; remove it or choose another "
         "checkpoint name"
     )
-    assert stopped.with_name("a.pt.resume").read_bytes() == kept
-    assert sorted(stopped.parent.iterdir()) == before
+    assert resume_file(stopped).read_bytes() == kept
+    assert files(stopped.parent) == before
 
 
 def test_a_resume_file_with_a_budget_is_refused_without(tmp_path, stopped, digits_set):
     """What this training lacks and the other had is a difference too."""
-    resume = stopped.with_name("a.pt.resume")
+    resume = resume_file(stopped)
     content = torch.load(resume, weights_only=True)
     content["settings"]["budget"] = "FixedBudget(eps=0.1)"
     torch.save(content, resume)
@@ -337,35 +349,25 @@ def test_a_resume_file_with_a_budget_is_refused_without(tmp_path, stopped, digit
         train(preset("digits", **QUICK), digits_set, stopped, verbose=False)
 
 
-def test_a_resume_file_from_before_augmentation_was_told_goes_on(tmp_path, stopped, digits_set):
-    """Files of format 1 by earlier versions lack that entry."""
-    resume = stopped.with_name("a.pt.resume")
-    content = torch.load(resume, weights_only=True)
-    assert content["format"] == 1
-    assert content["settings"].pop("augmented") is False
-    torch.save(content, resume)
-    train(preset("digits", **QUICK), digits_set, stopped, verbose=False)
-    train(preset("digits", **QUICK), digits_set, tmp_path / "whole.pt", verbose=False)
-    assert same(weights(stopped), weights(tmp_path / "whole.pt"))
-
-
 @pytest.mark.parametrize(
     ("content", "what"),
     [
         (b"x", "is damaged or holds more than plain data and tensors; remove it to begin anew"),
-        ({"format": 2}, "has format 2; this version of part_plugin reads 1"),
+        ({"format": 1}, "has format 1; this version of part_plugin reads 2"),
         ({"state_dict": {}}, "is not one of part_plugin's; remove it to begin anew"),
-        ({"format": 1}, "is damaged or of another kind: 'settings' is missing; remove it to begin anew"),
+        ({"format": 2}, "is damaged or of another kind: 'settings' is missing; remove it to begin anew"),
     ],
 )
 def test_a_resume_file_that_cannot_be_read_is_told(tmp_path, digits_set, content, what):
-    resume = tmp_path / "a.pt.resume"
+    resume = resume_file(tmp_path / "a.pt")
+    resume.parent.mkdir()
     resume.write_bytes(content) if isinstance(content, bytes) else torch.save(content, resume)
     kept = resume.read_bytes()
     with pytest.raises(ValueError) as caught:
         train(preset("digits", **QUICK), digits_set, tmp_path / "a.pt", verbose=False)
     assert str(caught.value) == f"resume file '{resume}' {what}"
-    assert [file.read_bytes() for file in tmp_path.iterdir()] == [kept]
+    assert files(tmp_path) == ["a.pt.run/resume.ckpt"]
+    assert resume.read_bytes() == kept
 
 
 class Untouchable(list):
@@ -418,7 +420,8 @@ def test_a_class_that_the_network_does_not_have(tmp_path, digits_set, label, all
 
 
 def test_a_log_that_was_left_is_kept_until_the_first_epoch_ends(tmp_path, digits_set):
-    (tmp_path / "a.pt.jsonl").write_text("mine\n")
+    (tmp_path / "a.pt.run").mkdir()
+    (tmp_path / "a.pt.run" / "log.csv").write_text("mine\n")
     with pytest.raises(ValueError, match="class 10"):
         train(preset("digits", **QUICK), [(digits_set[0][0], 10)] * 9, tmp_path / "a.pt", verbose=False)
-    assert (tmp_path / "a.pt.jsonl").read_text() == "mine\n"
+    assert (tmp_path / "a.pt.run" / "log.csv").read_text() == "mine\n"
