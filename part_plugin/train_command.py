@@ -66,8 +66,8 @@ def train(
     from .recipes.training import reserved, train
 
     given = configured(config) | overrides(settings)
-    start = name if name is not None else given.get("dataset", "cifar10")
-    chosen, usable = preset(start if start in PRESETS else "cifar10", **given), usable_device("--device", device)
+    start = given["dataset"] if given.get("dataset") in list(PRESETS) else "cifar10"
+    chosen, usable = preset(start if name is None else name, **given), usable_device("--device", device)
     for option, count in (("--workers", workers), ("--keep-every", keep_every - 1)):
         check_count(option, count, 0)
     engine = Engine(devices, nodes, strategy, precision, accumulate, logger)

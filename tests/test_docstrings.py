@@ -12,7 +12,8 @@ import part_plugin
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(part_plugin.__path__, "part_plugin.")
-    if module.name != "part_plugin.commands"  # whose arguments carry the help that typer prints
+    # whose arguments carry the help that typer prints
+    if module.name not in ("part_plugin.commands", "part_plugin.train_command")
 ]
 
 

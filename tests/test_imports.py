@@ -111,7 +111,8 @@ def inner(target, root, modules):
 
 
 def layer(name):
-    top = name.split(".")[0].replace("cli_arguments", "commands")
+    top = name.split(".")[0]
+    top = "commands" if top in ("cli_arguments", "train_command") else top
     return top if top in LAYERS else "core"
 
 

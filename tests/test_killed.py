@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import matplotlib.figure  # noqa: F401 (imported once, not in each child)
 import pytest
+import torch
 
 from part_plugin import commands
 from part_plugin.evaluation import Evaluation
@@ -60,6 +61,10 @@ def content(folder):
                 if (name.endswith("l"))
                 else without_seconds(json.loads(path.read_text()))
             )
+        elif name.endswith("log.csv"):
+            files[name] = [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+        elif name.endswith("resume.ckpt"):
+            files[name] = without_seconds(plain(torch.load(path, weights_only=True)))
         elif path.with_suffix(".json").exists():
             one = Evaluation.load(path.with_suffix(".json"))
             files[name] = path.read_text() == (
@@ -68,6 +73,14 @@ def content(folder):
         else:
             files[name] = path.read_bytes()
     return files
+
+
+def plain(values):
+    if isinstance(values, dict):
+        return {name: plain(value) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [plain(value) for value in values]
+    return values.tolist() if isinstance(values, torch.Tensor) else values
 
 
 def without_seconds(values):

@@ -24,9 +24,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from part_plugin.evaluation import Evaluation
 
-TRAIN = ["train", "a.pt", "--preset", "digits", "--n", "600"]
+TRAIN = ["train", "a.pt", "--preset", "digits", "--n", "600", "--keep-every", "3"]
 for setting in ("epochs=8", "burn_in=2", "steps=3", "milestones=[5]", "mask_every=2"):
     TRAIN += ["--set", setting]
 EVALUATE = ["evaluate", "a.pt", "b.pt", "--attacks", "natural,pgd10,mma5", "--n", "300", "--batch-size", "20"]
@@ -78,8 +80,10 @@ def content(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.suffix == ".json":
             files[name] = without_seconds(json.loads(path.read_text()), path.name.endswith(".state.json"))
-        elif path.suffix == ".jsonl":
-            files[name] = [without_seconds(json.loads(line), False) for line in path.read_text().splitlines()]
+        elif path.name == "log.csv":
+            files[name] = [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+        elif path.name == "resume.ckpt":
+            files[name] = without_seconds(plain(torch.load(path, weights_only=True)), False)
         elif (result := path.with_suffix(".json")).exists():
             one = Evaluation.load(result)
             text = one.markdown() if path.suffix == ".md" else one.frame().to_csv(index=False)
@@ -87,6 +91,15 @@ def content(folder: Path) -> dict[str, Any]:
         else:
             files[name] = path.read_bytes()
     return files
+
+
+def plain(values: Any) -> Any:
+    """Return plain data and tensors as plain data."""
+    if isinstance(values, dict):
+        return {name: plain(value) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [plain(value) for value in values]
+    return values.tolist() if isinstance(values, torch.Tensor) else values
 
 
 def without_seconds(values: Any, state: bool) -> Any:
@@ -104,7 +117,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=30, help="kills of each command")
     parser.add_argument("--signal", default="KILL", choices=("KILL", "TERM", "INT"))
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--devices", type=int, default=1, help="processes of a training")
     options = parser.parse_args()
+    TRAIN.extend(["--devices", str(options.devices)])
     number, draw, wrong = signal.Signals[f"SIG{options.signal}"], random.Random(options.seed), 0
     print("| command | seconds | kills | that met it at work | runs | equal | files left behind |")
     print("|---|---|---|---|---|---|---|")

@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
 
+import pandas as pd
 import torch
 from budgets import make_budget
 from cells import Cell, merged
@@ -57,7 +58,7 @@ def run(one: Cell, options: argparse.Namespace) -> dict:
     found = evaluate(model, x, y, eps, one.attacks, name=one.method, state=state, verbose=options.verbose)
     checkpoint.with_suffix(".json").unlink(missing_ok=True)  # of an earlier run with fewer attacks
     found.save(checkpoint.with_suffix(""))
-    epochs = [json.loads(line) for line in Path(f"{checkpoint}.jsonl").read_text().splitlines()]
+    epochs = pd.read_csv(f"{checkpoint}.run/log.csv").to_dict("records")
     record = {
         "id": one.id,
         "method": one.method,

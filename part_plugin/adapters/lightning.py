@@ -156,7 +156,7 @@ class PARTModule(LightningModule):
     def outputs(self, x: Tensor, y: Tensor, *more: Tensor | None) -> tuple[Outputs, Tensor]:
         """Return loss and logits of a step, and of which samples the adversarial example is right, 0 or 1, (N,).
 
-        The arguments `x`, `y` and those after them are those of `PART.loss`.
+        The arguments `x`, `y` and `more`, what else a batch holds, are those of `PART.loss` in its order.
         """
         adv = self.part.perturb(self.network, x, y, *more)
         outputs = self.part.training_pass(self.network, x, adv, y)

@@ -1,10 +1,10 @@
 """Budgets to compare PART's with."""
 
 import dataclasses
-import json
 
 import harness
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from budgets import BUDGETS, make_budget
@@ -64,8 +64,7 @@ def test_budgets_leave_their_name_in_the_checkpoint_and_train(tmp_path):
         budget = make_budget(name, SETTINGS, (8, 8))
         path = tmp_path / f"{name}.pt"
         model = train(SETTINGS, samples, path, verbose=False, budget=budget, validate=lambda m: {"mode": m.training})
-        lines = (tmp_path / f"{name}.pt.jsonl").read_text().splitlines()
-        assert [json.loads(line)["mode"] for line in lines] == [False, False]
+        assert pd.read_csv(tmp_path / f"{name}.pt.run" / "log.csv")["mode"].tolist() == [0, 0]
         last[name] = torch.cat([p.detach().flatten() for p in model.parameters()])
     names = list(last)
     for i, one in enumerate(names):

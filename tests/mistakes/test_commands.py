@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("file", "taken.pt", "cat.png"):
         Path(name).write_text("mine")
-    for name in ("b.pt.jsonl", "c.pt.resume", "results/b.md", "e.png"):
+    for name in ("b.pt.run/log.csv", "c.pt.run/resume.ckpt", "results/b.md", "e.png"):
         Path(name).mkdir(parents=True)
     Path("d.pt").symlink_to("/gone/d.pt")
     result().save("old")
@@ -71,19 +71,67 @@ MISTAKES = [
         "train where a folder has the name of the log",
         lambda: command("train b.pt --preset cifar10 --root nowhere"),
         IsADirectoryError,
-        "log 'b.pt.jsonl' is a directory; a file is needed",
+        "log file 'b.pt.run/log.csv' is a directory; a file is needed",
     ),
     Mistake(
         "train where a folder has the name of the resume file",
         lambda: train(small(), SAMPLES, "c.pt", verbose=False),
         IsADirectoryError,
-        "resume file 'c.pt.resume' is a directory; a file is needed",
+        "resume file 'c.pt.run/resume.ckpt' is a directory; a file is needed",
     ),
     Mistake(
         "train to a link that leads nowhere",
         lambda: train(small(), SAMPLES, "d.pt", verbose=False),
         FileNotFoundError,
         "checkpoint 'd.pt' cannot be written: it is a link to '/gone/d.pt', whose directory does not exist",
+    ),
+    Mistake(
+        "train with patience and nothing to be patient with",
+        lambda: train(small(), SAMPLES, "f.pt", verbose=False, patience=3),
+        ValueError,
+        "patience=3 needs samples held_out, on which an epoch can be better",
+    ),
+    Mistake(
+        "train with everything held out",
+        lambda: train(small(), SAMPLES, "f.pt", verbose=False, held_out=1.0),
+        ValueError,
+        "held_out=1.0 of 4 samples leaves none to train on, or none to validate on",
+    ),
+    Mistake(
+        "train on as many devices as a batch cannot be divided among",
+        lambda: command("train f.pt --preset digits --devices 3"),
+        ValueError,
+        "batch_size=32 cannot be divided into 3 equal parts, for devices=3, nodes=1 and accumulate=1",
+    ),
+    Mistake(
+        "train with a precision that there is not",
+        lambda: command("train f.pt --preset digits --precision bf16"),
+        ValueError,
+        "precision='bf16' is not known; choose from '32-true', 'bf16-mixed', '16-mixed'",
+    ),
+    Mistake(
+        "train with a strategy that divides a network",
+        lambda: command("train f.pt --preset digits --strategy fsdp"),
+        ValueError,
+        "strategy='fsdp' is not known; choose from 'auto', 'ddp', 'ddp_find_unused_parameters_true'",
+    ),
+    Mistake(
+        "train with a file of settings that is not there",
+        lambda: command("train f.pt --config gone.yaml"),
+        FileNotFoundError,
+        "[Errno 2] No such file or directory: 'gone.yaml'",
+    ),
+    Mistake(
+        "train with a file of settings that has none",
+        lambda: command("train f.pt --config file"),
+        ValueError,
+        "--config 'file' has 'mine'; settings are needed, as in: epochs: 80",
+    ),
+    Mistake(
+        "train digits at another size",
+        lambda: command("train f.pt --preset digits --size 16"),
+        ValueError,
+        "size=16 is possible for 'imagefolder' only; images of 'digits' have their own",
     ),
     Mistake(
         "train to where no file can be",

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+import yaml
 
 from part_plugin import PART
 from part_plugin.adapters.robustbench import build_model
@@ -45,7 +46,7 @@ def test_presets_are_the_papers():
         "svhn": {"alpha": 1 / 255, "lr": 0.01, "weight_decay": 3.5e-3, "batch_size": 128, "num_classes": 10},
         "tinyimagenet": {"alpha": 2 / 255, "lr": 0.02, "weight_decay": 5e-4, "batch_size": 512, "num_classes": 200},
     }
-    assert list(PRESETS) == [*own, "digits"]
+    assert list(PRESETS) == [*own, "imagefolder", "digits"]
     for name, settings in own.items():
         made = dataclasses.asdict(preset(name))
         assert made == dataclasses.asdict(PRESETS[name])
@@ -181,7 +182,7 @@ KNOWN = ", ".join(repr(known.name) for known in dataclasses.fields(PRESETS["svhn
         (
             {"name": "mnist"},
             ValueError,
-            "name='mnist' is not known; choose from 'cifar10', 'svhn', 'tinyimagenet', 'digits'",
+            "name='mnist' is not known; choose from 'cifar10', 'svhn', 'tinyimagenet', 'imagefolder', ",
         ),
         ({"epsilon": 1}, ValueError, f"setting='epsilon' is not known; choose from {KNOWN}"),
         (
@@ -237,26 +238,34 @@ def test_wrong_settings(overrides, error, expected):
 
 def test_a_preset_is_printed_one_setting_a_line():
     assert str(preset("svhn", eps_low=0.0275)).splitlines() == [
-        "dataset = svhn",
-        "num_classes = 10",
-        "architecture = resnet.ResNet18",
-        "arguments = {}",
-        "objective = at",
-        "beta = 6.0",
-        "eps = 8/255 (0.03137)",
-        "eps_low = 7.013/255 (0.0275)",
-        "alpha = 1/255 (0.003922)",
-        "steps = 10",
-        "burn_in = 20",
-        "mask_every = 1",
-        "cam = gradcam",
-        "attack = pgd",
-        "fast = ()",
-        "epochs = 80",
-        "milestones = (60,)",
-        "lr = 0.01",
-        "momentum = 0.9",
-        "weight_decay = 0.0035",
-        "batch_size = 128",
-        "seed = 0",
+        "dataset: svhn",
+        "num_classes: 10",
+        "architecture: resnet.ResNet18",
+        "arguments: {}",
+        "objective: at",
+        "beta: 6.0",
+        "eps: 8/255",
+        "eps_low: 0.0275",
+        "alpha: 1/255",
+        "steps: 10",
+        "burn_in: 20",
+        "mask_every: 1",
+        "cam: gradcam",
+        "attack: pgd",
+        "fast: []",
+        "epochs: 80",
+        "milestones: [60]",
+        "lr: 0.01",
+        "momentum: 0.9",
+        "weight_decay: 0.0035",
+        "batch_size: 128",
+        "seed: 0",
     ]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_printed_is_yaml_of_the_same_settings(name):
+    """To the bit, also of numbers that have many digits, or an exponent."""
+    for changes in ({}, {"eps": 0.1 + 0.2, "eps_low": 1e-5, "lr": 1 / 3, "weight_decay": 5e-5, "fast": ["fold"]}):
+        settings = preset(name, **changes)
+        assert preset("cifar10", **yaml.safe_load(str(settings))) == settings
