@@ -77,10 +77,12 @@ def collated(batch: Sequence[tuple[Any, Any, int]]) -> Batch:
         if image.shape != first.shape:
             sizes = ["x".join(map(str, one.shape)) for one in (first, image)]
             raise ValueError(f"images {numbers[0]} and {number} have sizes {sizes[0]} and {sizes[1]}; one is needed")
-    try:
-        classes = torch.tensor([float(label) for label in labels], dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"the dataset's classes are {labels[0]!r} and the like; class indices are needed") from None
+    classes = torch.empty(len(labels), dtype=torch.float64)
+    for row, label in enumerate(labels):
+        try:
+            classes[row] = label
+        except (TypeError, RuntimeError):
+            raise TypeError(f"the dataset's classes are {label!r} and the like; class indices are needed") from None
     x = torch.stack(images)
     check_images(x)
     return x, class_indices(classes, len(x)), torch.tensor(numbers)
