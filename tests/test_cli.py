@@ -185,7 +185,7 @@ def test_help_has_an_example(command):
 
 
 MISTAKES = {
-    "train a.pt --preset mnist": "name='mnist' is not known; choose from 'cifar10', 'svhn', 'tinyimagenet', 'imagefolder', 'digits'",
+    "train a.pt --preset mnist": "name='mnist' is not known; choose from 'cifar10', 'svhn', 'tinyimagenet', 'im",
     "train a.pt --preset digits --set epochs": "--set 'epochs' is not allowed; KEY=VALUE is needed",
     "train a.pt --preset digits --set epoch=3": "setting='epoch' is not known; choose from 'dataset'",
     "train a.pt --preset digits --set eps_low=0.3": "eps_low=0.3 is larger than eps=0.2; it must be <= eps",

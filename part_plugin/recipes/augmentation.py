@@ -15,7 +15,7 @@ from ..part import PART
 from .common import Samples
 
 Moves = Callable[[Tensor, Tensor | None, torch.Generator | None], tuple[Tensor, Tensor | None]]
-"""Images (N, C, H, W), their masks (N, 1, H, W) or None, and the source of the random numbers -> both, moved alike."""
+"""Images (N, C, H, W), bytes or numbers, their masks (N, 1, H, W) or None, a random source -> both, moved."""
 
 
 class CropsAndFlips:

@@ -93,13 +93,13 @@ class Run(PARTModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         """Return the loss of a `batch`, the `batch_idx`-th of its epoch, and what `Records` adds up."""
         images, labels, index = batch
-        images, masks = numbers_of(images), None
+        masks = None
         if self.part.schedule.mask_every > 1:
             masks = self.part.masks_of(index, images.shape[2:]).to(images.device)
         if self.moves is not None:
             generator = seeded_generator(images.device, self.part.seed or 0, self.part.step, _MOVES)
             images, masks = self.moves(images, masks, generator)
-        outputs, right = self.outputs(images, labels, index, masks)
+        outputs, right = self.outputs(numbers_of(images), labels, index, masks)
         sums = torch.stack([outputs.loss.detach() * len(images), right.sum(), torch.ones_like(right).sum()])
         return {"loss": outputs.loss, "sums": sums}
 

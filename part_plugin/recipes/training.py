@@ -65,7 +65,8 @@ def train(
         device: where to train.
         workers: processes that load images, while they are read into memory, or in every epoch if they are too many.
         verbose: show a progress bar where there is a terminal.
-        transform: moves images and remembered masks of a batch alike, see `augmentation`. (Default: none)
+        transform: moves images (bytes, if that is what they are) and remembered masks of a batch alike, see
+            `augmentation`. (Default: none)
         budget: budget to train with instead of the settings' own; its `repr` is kept with the settings.
         validate: called with the network, in eval mode, after each epoch; what it returns joins the record of it.
         held_out: share of `dataset`, drawn at random, that is not trained on but used after each epoch to measure

@@ -62,7 +62,9 @@ def test_it_goes_on_after_what_was_handed_out():
             assert other.state_dict() == state
             rest = [batch.tolist() for batch in other]
             expected = [part.tolist() for part in order(20, 0, 1).split(6)]
-            assert handed + rest == (expected if given < 4 else expected + [p.tolist() for p in order(20, 0, 2).split(6)])
+            assert handed + rest == (
+                expected if given < 4 else expected + [p.tolist() for p in order(20, 0, 2).split(6)]
+            )
             assert other.state_dict()["given"] == 0
 
 
