@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..adapters.robustbench import build_model, check_architecture, normalize_model
+from ..adapters.robustbench import normalize_model
 from ..files import StrPath, opened, read_tensors, write_bytes
 from ..network.view import without_wrappers
 from ..short import short
+from .architectures import build_network, check_architecture, version_of
 from .common import usable_device
 from .skeleton import Spec, check_fits
 from .weights_file import FORMAT, WeightsFile, encode, recognises
@@ -55,9 +56,9 @@ def save_checkpoint(
     Args:
         path: file to write.
         model: network of that architecture; an ART classifier's is `classifier.model`.
-        architecture: name of the network, see `build_model`.
+        architecture: name of the network, see `build_network`: "resnet.ResNet18", "timm:resnet18", ...
         num_classes: number of logits.
-        arguments: of the architecture, see `build_model`. (Default: none)
+        arguments: of the architecture, see `build_network`. (Default: none)
         mean: normalisation per channel that the network expects of its input. (Default: none)
         std: goes with `mean`; each > 0.
         training: settings of the training, plain data of your choice; tuples in it come back as lists.
@@ -65,10 +66,11 @@ def save_checkpoint(
     Raises:
         ValueError: the description does not build a network with these weights; nothing is written.
         TypeError: `training` is not plain data; nothing is written.
+        ImportError: the library of the architecture is not installed; nothing is written.
         OSError: the file cannot be written.
     """
     state = without_wrappers(model).state_dict()
-    description = {
+    description: dict[str, Any] = {
         "architecture": architecture,
         "arguments": {} if arguments is None else arguments,
         "num_classes": num_classes,
@@ -82,6 +84,7 @@ def save_checkpoint(
         },
     }
     _check(description, _specs(state))
+    description["versions"] |= version_of(architecture)
     try:
         content = encode(description, state)
     except (TypeError, RecursionError) as error:
@@ -103,6 +106,7 @@ def load_checkpoint(path: StrPath, device: str | torch.device = "cpu") -> tuple[
         FileNotFoundError: no such file.
         OSError: no regular file, or it cannot be read.
         ValueError: not a checkpoint of this package, one that does not fit its own description, or no such device.
+        ImportError: the library of its architecture is not installed.
     """
     device = usable_device("device", device)
     with opened("checkpoint", path) as file:
@@ -115,7 +119,7 @@ def load_checkpoint(path: StrPath, device: str | torch.device = "cpu") -> tuple[
             description, weights = _first_format(path, os.fstat(file.fileno()).st_size)
     with _named(path):
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # its first weights are drawn and thrown away
-            model = build_model(description["architecture"], description["arguments"])
+            model = build_network(*(description[key] for key in ("architecture", "arguments", "num_classes")))
         model.load_state_dict(weights)
     if description["mean"] is not None:
         model = normalize_model(model, description["mean"], description["std"])
