@@ -19,6 +19,7 @@ from torch import nn
 from ..adapters import robustbench
 from ..short import short
 
+LIBRARIES = ("robustbench", "timm", "torchvision", "transformers")
 LARGEST, LARGEST_SIDE, LONGEST = 65536, 1024, 64
 """Largest integer among the arguments, largest side of an image, a patch or a window, longest list or text."""
 _SIDES = ("img_size", "image_size", "patch_size", "patch_sizes", "window_size", "pretrained_window_sizes")
@@ -50,7 +51,7 @@ def library_of(architecture: str) -> tuple[str, str]:
         architecture: such as "timm:resnet18", "robustbench:resnet.ResNet18" or "resnet.ResNet18".
     """
     prefix, colon, name = architecture.partition(":")
-    return (prefix, name) if colon and prefix in ("robustbench", *_BUILDERS) else ("robustbench", architecture)
+    return (prefix, name) if colon and prefix in LIBRARIES else ("robustbench", architecture)
 
 
 def has_own_head(architecture: str) -> bool:
@@ -62,6 +63,20 @@ def version_of(architecture: str) -> dict[str, str]:
     """Return {library: version} of the library that has an `architecture`."""
     library = library_of(architecture)[0]
     return {library: metadata.version(library)}
+
+
+def arguments_of(architecture: str) -> Sequence[str]:
+    """Return the names of the arguments that an `architecture` takes.
+
+    Raises:
+        ValueError: it is not known.
+        ImportError: its library is not installed.
+    """
+    library, name = library_of(architecture)
+    if library == "robustbench":
+        robustbench.check_architecture(name, {})
+        return list(robustbench.ARCHITECTURES[name])
+    return _BUILDERS[library][0](name)
 
 
 def check_architecture(architecture: Any, arguments: Any) -> None:
@@ -79,8 +94,7 @@ def check_architecture(architecture: Any, arguments: Any) -> None:
     if library == "robustbench":
         robustbench.check_architecture(name, arguments)
         return
-    known, _ = _BUILDERS[library]
-    takes = known(name)
+    takes = arguments_of(architecture)
     if not isinstance(arguments, Mapping):
         raise ValueError(f"arguments={short(arguments)} are a {type(arguments).__name__}; a dict is needed")
     unfit = f"arguments={short(arguments)} do not fit architecture {architecture!r}: "

@@ -169,23 +169,42 @@ def _check(description: Mapping[str, Any], weights: Mapping[str, Spec]) -> None:
             needed = getattr(kinds, "__name__", "list or None")
             raise ValueError(f"{name}={short(value)} is a {type(value).__name__}; {needed} is needed")
     check_architecture(description["architecture"], description["arguments"])
-    mean, std = description["mean"], description["std"]
-    if (mean is None) != (std is None):
-        raise ValueError("mean and std go together; give both or neither")
-    for name, values in {"mean": mean, "std": std}.items():
-        if values is not None:
-            _check_per_channel(name, values, positive=name == "std")
+    check_normalisation(description["mean"], description["std"])
     check_fits(description["architecture"], description["arguments"], description["num_classes"], weights)
 
 
-def _check_per_channel(name: str, values: list[Any], *, positive: bool) -> None:
+def check_normalisation(mean: Any, std: Any) -> tuple[list[float] | None, list[float] | None]:
+    """Return mean and standard deviation as lists, if they may be used.
+
+    Args:
+        mean: a number for each channel, or None.
+        std: likewise.
+
+    Raises:
+        ValueError: one alone, or they are not numbers, as many as channels.
+    """
+    if (mean is None) != (std is None):
+        raise ValueError("mean and std go together; give both or neither")
+    if mean is None:
+        return None, None
+    values = {"mean": _as_list(mean), "std": _as_list(std)}
+    for name, one in values.items():
+        _check_per_channel(name, one, positive=name == "std")
+    return values["mean"], values["std"]
+
+
+def _check_per_channel(name: str, values: Any, *, positive: bool) -> None:
     """Raise unless there is a number for each channel, finite in single precision, and > 0 if `positive`.
 
     Raises:
         ValueError: there is not.
     """
     allowed = f"{_CHANNELS} finite numbers{' > 0' if positive else ''} are needed, one per channel"
-    if len(values) != _CHANNELS or any(type(value) not in (int, float) or abs(value) > 1e30 for value in values):
+    if (
+        not isinstance(values, list)
+        or len(values) != _CHANNELS
+        or any(type(value) not in (int, float) or abs(value) > 1e30 for value in values)
+    ):
         raise ValueError(f"{name}={short(values)} is not allowed; {allowed}")
     single = torch.tensor(values, dtype=torch.float32)
     if not bool(single.isfinite().all()) or (positive and not bool((single > 0).all())):
@@ -204,8 +223,8 @@ def _specs(weights: Mapping[Any, Any]) -> dict[str, Spec]:
     return {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in weights.items()}
 
 
-def _as_list(values: Sequence[float] | None) -> list[Any] | None:
+def _as_list(values: Any) -> Any:
     """Return numbers of a sequence, array or tensor, as Python's."""
-    if values is None:
-        return None
+    if values is None or isinstance(values, (str, int, float)):
+        return values
     return values.tolist() if hasattr(values, "tolist") else list(values)

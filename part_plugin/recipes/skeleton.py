@@ -82,10 +82,12 @@ def check_fits(architecture: str, arguments: Mapping[str, Any], num_classes: int
         ImportError: the library of the architecture is not installed.
     """
     needed = skeleton_of(architecture, arguments, num_classes, weights)
-    compare_weights(architecture, num_classes, needed, weights)
+    compare_weights(architecture, num_classes, needed, weights, has_own_head(architecture))
 
 
-def compare_weights(architecture: str, num_classes: int, needed: Skeleton, weights: Mapping[str, Spec]) -> None:
+def compare_weights(
+    architecture: str, num_classes: int, needed: Skeleton, weights: Mapping[str, Spec], head: bool
+) -> None:
     """Raise unless `weights` are the `needed` ones.
 
     Args:
@@ -93,18 +95,18 @@ def compare_weights(architecture: str, num_classes: int, needed: Skeleton, weigh
         num_classes: number of logits.
         needed: what the network needs.
         weights: what there is.
+        head: whether the network was made for this number of logits; else it is compared with its last weights.
 
     Raises:
         ValueError: they are not.
     """
     unfit = f"the weights do not fit architecture {architecture!r}: "
-    head = has_own_head(architecture)
     for name, spec in needed.weights.items():
         if name not in weights:
             raise ValueError(f"{unfit}{name!r} is missing")
         there = weights[name]
-        if there != spec and head and spec.shape[:1] == (num_classes,) != there.shape[:1]:
-            raise ValueError(f"num_classes={num_classes} does not fit the weights, whose {name!r} is {there}")
+        if there != spec and head and there.shape and spec.shape[:1] == (num_classes,) != there.shape[:1]:
+            raise ValueError(f"num_classes={num_classes} does not fit the weights, whose {name!r} has {there.shape[0]}")
         if there != spec:
             raise ValueError(f"{unfit}{name!r} is {there}; {spec} is needed")
     for name in weights:
