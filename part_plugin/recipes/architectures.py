@@ -147,7 +147,7 @@ def published_names(network: nn.Module) -> dict[str, str]:
         return {}
     own = network.state_dict()
     names = {id(tensor): name for name, tensor in own.items()}
-    published = revert_weight_conversion(network, dict(own))  # type: ignore[arg-type]
+    published = revert_weight_conversion(network, dict(own))
     return {name: names[id(tensor)] for name, tensor in published.items() if id(tensor) in names}
 
 
