@@ -12,7 +12,7 @@ CLASSES = 4
 RESNET = {"channels": [8, 8, 16, 16], "stem_width": 8}
 VIT = {
     "hidden_size": 16,
-    "num_hidden_layers": 1,
+    "num_hidden_layers": 3,
     "num_attention_heads": 2,
     "intermediate_size": 16,
     "image_size": 32,

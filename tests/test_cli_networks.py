@@ -49,13 +49,13 @@ def options(architecture):
     return given
 
 
+def picture(path):
+    return torch.tensor(np.asarray(Image.open(path)) / 255).float().permute(2, 0, 1)
+
+
 def right(network, mean=None, std=None):
     """Which pictures a network gets right, straight from their files."""
-    x = torch.stack([
-        torch.from_numpy(np.asarray(Image.open(Path("pictures") / str(label) / f"{number}.png")).copy()).permute(2, 0, 1)
-        for label in range(CLASSES)
-        for number in range(3)
-    ]) / 255  # fmt: skip
+    x = torch.stack([picture(f"pictures/{label}/{number}.png") for label in range(CLASSES) for number in range(3)])
     network = network if mean is None else normalize_model(network, mean, std)
     with torch.no_grad():
         return (logits(network.eval(), x).argmax(1) == torch.arange(CLASSES).repeat_interleave(3)).numpy()
@@ -126,7 +126,7 @@ def test_a_directory_of_the_hub_is_evaluated_and_explained():
     assert (result["natural"].correct == right(network)).all()
     code, told, errors = call("explain", "vit", "pictures/0/0.png", "--out", "e.png")
     assert code == 0, errors
-    label = int(logits(network, torch.tensor(np.asarray(Image.open("pictures/0/0.png")) / 255).float().permute(2, 0, 1)[None]).argmax())  # fmt: skip  # noqa: E501
+    label = int(logits(network, picture("pictures/0/0.png")[None]).argmax())
     assert f"pictures/0/0.png: class {label} ({['cat', 'dog', 'owl', 'fox'][label]})\n" in told
     assert Path("e.png").is_file()
 
@@ -160,21 +160,23 @@ def test_a_radius_is_the_trained_one_unless_it_is_given():
         save_checkpoint(
             f"{name}.pt", lived(made_by_robustbench), "resnet.ResNet18", CLASSES, arguments, training=training
         )
-    pictures = [*PICTURES[:4], "--attacks", "natural", "--overwrite"]
-    for names, eps, radius, warned in (
-        (["a"], None, 0.1, []),
-        (["a"], "0.1", 0.1, []),
-        (["c"], None, 8 / 255, []),
-        (["c", "b"], None, 0.2, []),
-        (["a", "b"], None, 0.1, ["b"]),
-        (["a", "b", "c"], "8/255", 8 / 255, ["a", "b"]),
+    pictures = [*PICTURES[:4], "--attacks", "natural", "--out"]
+    for number, (names, eps, radius, warned) in enumerate(
+        (
+            (["a"], None, 0.1, []),
+            (["a"], "0.1", 0.1, []),
+            (["c"], None, 8 / 255, []),
+            (["c", "b"], None, 0.2, []),
+            (["a", "b"], None, 0.1, ["b"]),
+            (["a", "b", "c"], "8/255", 8 / 255, ["a", "b"]),
+        )
     ):
         given = [] if eps is None else ["--eps", eps]
-        code, _, errors = call("evaluate", *(f"{name}.pt" for name in names), *given, *pictures)
+        code, _, errors = call("evaluate", *(f"{name}.pt" for name in names), *given, *pictures, f"out{number}")
         assert code == 0, errors
-        assert Evaluation.load(f"results/{names[0]}.json").eps == radius
+        assert Evaluation.load(f"out{number}/{names[0]}.json").eps == radius
         assert [name for name in "abc" if f"with which '{name}' was trained" in errors] == warned
-    code, _, errors = call("evaluate", "d.pt", *pictures)
+    code, _, errors = call("evaluate", "d.pt", *pictures, "out")
     assert code != 0
     assert errors == "checkpoint 'd' was trained with eps='much'; a number from 0 to 1 is needed"
 
