@@ -182,11 +182,11 @@ def _check_name(library: str, name: str, names: Sequence[str]) -> None:
         ValueError: it is not.
     """
     if name not in names:
-        alike = difflib.get_close_matches(name[:LONGEST], names, 3) or list(names[:3])
-        raise ValueError(
-            f"architecture={short(f'{library}:{name}')} is not known; {library} {metadata.version(library)} has "
-            f"{len(names)}, e.g. {', '.join(repr(f'{library}:{one}') for one in alike)}"
+        alike = difflib.get_close_matches(name[:LONGEST], names, 1)
+        nearest = (
+            f"the nearest that {library} has is {f'{library}:{alike[0]}'!r}" if alike else f"{library} has none like it"
         )
+        raise ValueError(f"architecture={short(f'{library}:{name}')} is not known; {nearest}")
 
 
 def _timm_arguments(name: str) -> Sequence[str]:

@@ -37,9 +37,8 @@ def load_from_zoo(name: str, model_dir: StrPath) -> tuple[nn.Module, dict[str, A
     asked = name.removeprefix(ZOO)
     found = [place for place in _places() if asked in (place[2], "/".join(place))]
     if not found:
-        everything = sorted({place[2] for place in _places()})
-        alike = difflib.get_close_matches(asked[:64], everything, 3) or everything[:3]
-        raise ValueError(f"{name!r} is no model of RobustBench; it has {len(everything)}, e.g. {', '.join(alike)}")
+        [alike, *_] = difflib.get_close_matches(asked[:64], sorted({place[2] for place in _places()}), 1, 0.0)
+        raise ValueError(f"{name!r} is no model of RobustBench; the nearest that it has is {alike!r}")
     files = {place: _files(*place, Path(model_dir)) for place in found}
     there = [place for place in found if files[place] and all(file.is_file() for file in files[place])]
     if len(there) > 1:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.robustbench import normalize_model
+from ..checks import check_count
 from ..files import StrPath, opened
 from ..short import short
 from .architectures import arguments_of, build_network, check_architecture, has_own_head
@@ -86,6 +87,8 @@ def load_network(
         ImportError: a library is not installed.
     """
     device = usable_device("device", device)
+    if num_classes is not None:
+        check_count("num_classes", num_classes)
     given = dict(zip(OWN, (architecture, arguments, num_classes, mean, std, key), strict=True))
     text = os.fspath(source)
     if text.startswith(ZOO):
@@ -103,11 +106,20 @@ def load_network(
         description["notes"] = []
     else:
         check_normalisation(mean, std)
-        if not is_entry(architecture):
+        network = None
+        if is_entry(architecture):
+            network = from_entry(architecture, arguments or {}, num_classes)
+        else:
             check_architecture(architecture, arguments or {})
         weights, notes, prefix = read_weights(source, key)
         described = {name: given[name] for name in ("architecture", "num_classes", "mean", "std")}
-        described |= {"arguments": dict(arguments or {}), "training": {}, "key": prefix, "notes": notes}
+        described |= {
+            "arguments": dict(arguments or {}),
+            "training": {},
+            "key": prefix,
+            "notes": notes,
+            "network": network,
+        }
         model, description = _load(text, described, weights, bounded=False)
     return model.to(device).eval(), description
 
@@ -143,9 +155,8 @@ def _described(
     described: dict[str, Any], weights: Mapping[str, Tensor], bounded: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
     architecture, arguments, classes = (described[name] for name in ("architecture", "arguments", "num_classes"))
-    network: nn.Module | None = None
-    if is_entry(architecture):
-        network = from_entry(architecture, arguments, classes)
+    network: nn.Module | None = described.get("network")
+    if network is not None:
         needed, head = Skeleton(_specs(network.state_dict()), {}, classes or 0), False
         found = aligned(architecture, classes or 0, needed, weights, described.get("key"), head)
     else:
