@@ -37,7 +37,7 @@ _ARGUMENTS: dict[str, Sequence[str]] = {
     ),
     "torchvision": (
         *("dropout", "attention_dropout", "stochastic_depth_prob", "drop_rate", "memory_efficient", "image_size"),
-        *("width_mult", "width_per_group", "groups", "growth_rate", "zero_init_residual", "aux_logits"),
+        *("width_mult", "width_per_group", "groups", "zero_init_residual", "aux_logits"),
         *("transform_input", "reduced_tail", "dilated"),
     ),
 }

@@ -95,8 +95,8 @@ MISTAKES = [
         "weights of another program without an architecture",
         lambda: load_network("net.pt"),
         ValueError,
-        "checkpoint 'net.pt' is not one of part_plugin's; save_checkpoint writes one, and of other weights the architecture "
-        "must be named",
+        "checkpoint 'net.pt' is not one of part_plugin's; save_checkpoint writes one, and of other weights the "
+        "architecture must be named",
     ),
     Mistake(
         "a number of classes without an architecture",
@@ -196,7 +196,7 @@ MISTAKES = [
         ValueError,
         "arguments={'weights': 'DEFAULT'} do not fit architecture 'torchvision:resnet18': 'weights' is not allowed; "
         "known are 'dropout', 'attention_dropout', 'stochastic_depth_prob', 'drop_rate', 'memory_efficient', "
-        "'image_size', 'width_mult', 'width_per_group', 'groups', 'growth_rate', 'zero_init_residual', 'aux_logits', "
+        "'image_size', 'width_mult', 'width_per_group', 'groups', 'zero_init_residual', 'aux_logits', "
         "'transform_input', 'reduced_tail', 'dilated'",
     ),
     Mistake(

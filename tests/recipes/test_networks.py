@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 from foreign import CLASSES, NETWORKS, RESNET, VIT, lived, logits, made_by_timm, made_by_transformers, made_here
 from lightning.pytorch import Trainer
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from part_plugin import PART, PARTModule, evaluate, load_checkpoint, load_network, save_checkpoint
 from part_plugin.adapters.robustbench import normalize_model
 from part_plugin.recipes.networks import describes_itself
+from part_plugin.recipes.skeleton import skeleton_of
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 TIMM = {"architecture": "timm:resnet10t", "arguments": RESNET}
@@ -203,6 +205,18 @@ def test_a_directory_of_timm(tmp_path):
     cfg = config["pretrained_cfg"]
     description = same(normalize_model(network, cfg["mean"], cfg["std"]), tmp_path / "resnet")
     assert description["training"]["image_shape"] == list(cfg["input_size"])
+
+
+def test_a_table_larger_than_reason_is_not_computed():
+    """Relative positions of a million patches would be 10^12 pairs, computed before anything has a size."""
+    said = "do not fit architecture 'timm:beit_base_patch16_224': it computes tables of more than 67108864 numbers"
+    with pytest.raises(ValueError, match=said):
+        skeleton_of("timm:beit_base_patch16_224", {"img_size": 1024, "patch_size": 1}, 10)
+    network = skeleton_of("timm:beit_base_patch16_224", {"img_size": 224, "depth": 1}, 10)
+    made = timm.create_model("beit_base_patch16_224", depth=1, num_classes=10).state_dict()
+    assert {name: spec.shape for name, spec in network.weights.items()} == {
+        name: one.shape for name, one in made.items()
+    }
 
 
 def test_a_file_cannot_ask_for_more_than_it_holds(tmp_path):
