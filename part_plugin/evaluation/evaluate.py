@@ -25,7 +25,7 @@ from ..radius import parse_radius, warn_of_unusual
 from .attack_result import AttackResult
 from .attacks import KNOWN, check_evidence, parse
 from .common import check_name, device_of, evaluated, fingerprint, progress
-from .corrupted_images import check_pictures
+from .corrupted_images import check_pictures, severities_of
 from .corruption_result import CorruptionResult
 from .corruptions import corruption_accuracy
 from .examine import card_of, examine, guessing
@@ -139,7 +139,7 @@ def evaluate(
         if with_corruptions:  # first, because its files may be missing
             data = (x, y) if corruptions_dir is None else (None, None)
             measure = partial(corruption_accuracy, model, *data, data_dir=corruptions_dir, **options)
-            source = "" if corruptions_dir is None else os.path.abspath(corruptions_dir)
+            source = severities_of(x) if corruptions_dir is None else os.path.abspath(corruptions_dir)
             with pieces.stopping_in(f"corruptions of {name}"):
                 key = f"corruptions/{source}"
                 corruptions = pieces.get(key, lambda: measure().to_dict(), CorruptionResult.from_dict)
