@@ -37,6 +37,7 @@ def read_directory(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not files:
         raise FileNotFoundError(f"checkpoint {str(folder)!r} has no {' or '.join(_WEIGHTS)}")
     described = _of_timm(config) if "pretrained_cfg" in config else _of_transformers(folder, config)
+    check_architecture(described["architecture"], described["arguments"])
     weights, notes, _ = read_weights(files[0])
     return described | {"notes": [*described["notes"], *notes]}, weights
 

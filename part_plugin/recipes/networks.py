@@ -69,7 +69,7 @@ def load_network(
             "robustbench:NAME" or "robustbench:DATASET/THREAT_MODEL/NAME", a model of RobustBench in `model_dir`.
         architecture: see `build_network`, or "package.module:function" for a function, or class, of one's own that
             returns the network; `arguments` are passed to it, and `num_classes` if it has an argument of this name.
-        num_classes: number of logits. (Default: what the last of the weights has)
+        num_classes: number of logits. (Default: what the weights tell)
         arguments: of the architecture, plain data. (Default: none)
         mean: normalisation per channel that the network expects of its input. (Default: none, or what the weights or
             the directory say)

@@ -205,6 +205,19 @@ def test_a_directory_of_timm(tmp_path):
     cfg = config["pretrained_cfg"]
     description = same(normalize_model(network, cfg["mean"], cfg["std"]), tmp_path / "resnet")
     assert description["training"]["image_shape"] == list(cfg["input_size"])
+    for changes, what in (
+        ({"model_args": [1]}, "arguments=[1] are a list; a dict is needed"),
+        ({"model_args": {"checkpoint_path": "x"}}, "'checkpoint_path' is not allowed"),
+        ({"num_classes": "4"}, "num_classes='4' is not allowed; an integer from 1 to 65536 is needed"),
+        ({"architecture": None}, "architecture='timm:None' is not known"),
+        ({"architecture": "hf-hub:timm/resnet18"}, "architecture='timm:hf-hub:timm/resnet18' is not known"),
+        ({"pretrained_cfg": {"mean": "abc", "std": "abc"}}, "mean='abc' is not allowed; 3 finite numbers are needed"),
+        ({"pretrained_cfg": {"mean": [0.5] * 3}}, "mean and std go together"),
+    ):
+        (tmp_path / "resnet" / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(ValueError) as caught:
+            load_network(tmp_path / "resnet")
+        assert what in str(caught.value)
 
 
 def test_a_table_larger_than_reason_is_not_computed():
