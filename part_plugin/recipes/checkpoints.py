@@ -141,7 +141,7 @@ def _first_format(path: StrPath, size: int) -> tuple[dict[str, Any], dict[str, T
         ValueError: it is damaged or no checkpoint.
     """
     keys = {name: kind for name, kind in _KEYS.items() if name != "versions"} | {"state_dict": dict}
-    remedy = "save_checkpoint writes one, and of other weights the architecture must be named"
+    remedy = "save_checkpoint writes one, other weights need architecture"
     content = read_tensors("checkpoint", path, 1, keys, remedy)
     description = {name: content[name] for name in keys if name != "state_dict"} | {"versions": {}}
     weights = content["state_dict"]

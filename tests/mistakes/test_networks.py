@@ -95,8 +95,7 @@ MISTAKES = [
         "weights of another program without an architecture",
         lambda: load_network("net.pt"),
         ValueError,
-        "checkpoint 'net.pt' is not one of part_plugin's; save_checkpoint writes one, and of other weights the "
-        "architecture must be named",
+        "checkpoint 'net.pt' is not one of part_plugin's; save_checkpoint writes one, other weights need architecture",
     ),
     Mistake(
         "a number of classes without an architecture",
