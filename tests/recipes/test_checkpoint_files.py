@@ -79,11 +79,11 @@ def test_loading_leaves_the_global_generator_alone(tmp_path, content):
         ({"format": 2}, "has format 2; this version of part_plugin reads 1"),
         (
             {"format": None},
-            "is not one of part_plugin's; save_checkpoint writes one, other weights need architecture",
+            f"is not one of part_plugin's; {REMEDY}",
         ),
         (
             {"arguments": None},
-            "is damaged or of another kind: 'arguments' is a NoneType; dict is needed; save_checkpoint writes one, other weights need architecture",
+            f"is damaged or of another kind: 'arguments' is a NoneType; dict is needed; {REMEDY}",
         ),
     ],
 )
