@@ -31,6 +31,7 @@ _TORCHATTACKS = ("adapters.torchattacks", "torchattacks", "torchattacks")
 _ART = ("adapters.art", "art", "adversarial-robustness-toolbox tqdm")
 _LIGHTNING = ("adapters.lightning", "lightning", "lightning")
 _CHECKPOINTS = ("recipes.checkpoints", "robustbench", "robustbench 'setuptools<82'")
+_NETWORKS = ("recipes.networks", *_CHECKPOINTS[1:])
 _GRADCAM = ("adapters.gradcam", "pytorch-grad-cam", "grad-cam")
 _EVALUATION = ("evaluation", "pyautoattack, pandas and scipy", "pyautoattack pandas scipy tqdm")
 _ADAPTERS = {  # public name -> module, toolkit, what pip installs
@@ -48,6 +49,7 @@ _ADAPTERS = {  # public name -> module, toolkit, what pip installs
     "PARTCallback": _LIGHTNING,
     "save_checkpoint": _CHECKPOINTS,
     "load_checkpoint": _CHECKPOINTS,
+    "load_network": _NETWORKS,
     "evaluate": _EVALUATION,
 }
 __all__ = list(_CORE)  # what `import *` brings must not need a toolkit
@@ -110,6 +112,7 @@ if TYPE_CHECKING:
     from .pixel_budget import PixelBudget as PixelBudget
     from .recipes.checkpoints import load_checkpoint as load_checkpoint
     from .recipes.checkpoints import save_checkpoint as save_checkpoint
+    from .recipes.networks import load_network as load_network
     from .rules import Soft as Soft
     from .rules import Threshold as Threshold
     from .rules import TopShare as TopShare

@@ -18,11 +18,12 @@ from .short import short
 _LARGEST_SIDE = 1024
 
 
-def overrides(settings: Sequence[str] | None) -> dict[str, Any]:
+def overrides(settings: Sequence[str] | None, option: str = "--set") -> dict[str, Any]:
     """Return {"lr": 0.02, ...} for ["lr=0.02", ...]; what is no JSON is text.
 
     Args:
-        settings: what --set was given; the last of a name counts.
+        settings: what the option was given; the last of a name counts.
+        option: its name, for the sentence.
 
     Raises:
         ValueError: no equals sign.
@@ -31,7 +32,8 @@ def overrides(settings: Sequence[str] | None) -> dict[str, Any]:
     for setting in settings or []:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise ValueError(f"--set {setting!r} is not allowed; KEY=VALUE is needed, e.g. --set epochs=10")
+            example = "epochs=10" if option == "--set" else "img_size=32"
+            raise ValueError(f"{option} {setting!r} is not allowed; KEY=VALUE is needed, e.g. {option} {example}")
         try:
             values[name] = json.loads(text)
         except ValueError:
@@ -90,6 +92,15 @@ def subset(dataset: Any, n: int, seed: int) -> Subset[Any]:
     return Subset(dataset, order[:n].tolist())
 
 
+def name_of(source: Path) -> str:
+    """Return what a network is called in results: as its file, or as RobustBench calls it.
+
+    Args:
+        source: see `load_network`.
+    """
+    return source.stem.removeprefix("robustbench:")
+
+
 def runs(checkpoints: Sequence[Path], seeds: Sequence[int]) -> list[tuple[str, str, int]]:
     """Return (name of the result, name of the checkpoint, seed) of every evaluation.
 
@@ -100,7 +111,7 @@ def runs(checkpoints: Sequence[Path], seeds: Sequence[int]) -> list[tuple[str, s
     Raises:
         ValueError: two results would have the same name, or one that of another file.
     """
-    names = [path.stem for path in checkpoints]
+    names = [name_of(path) for path in checkpoints]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two checkpoints are called {name!r}; their results would have the same name")
@@ -136,7 +147,8 @@ def images_for(
     samples: Samples = load_dataset(dataset, root, "test", download, size=side)
     x, y = as_tensors(samples, n, 0 if dataset == "imagefolder" else None)
     for name, description in descriptions.items():
-        if int(y.max()) >= (classes := description["num_classes"]):
+        classes = description["num_classes"]  # None of a network of one's own, of which it is seen later
+        if classes is not None and int(y.max()) >= classes:
             raise ValueError(f"{dataset} has class {int(y.max())}, and checkpoint {name!r} has {classes} classes")
     return x, y
 
@@ -169,12 +181,17 @@ def networks_and_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Path]
     Raises:
         ValueError: one of the two is missing, or two checkpoints have the same name.
     """
-    networks = [path for path in paths if path.suffix in (".pt", ".pth", ".safetensors")]
+    networks = [path for path in paths if _is_network(path)]
     pictures = [path for path in paths if path not in networks]
     if not networks or not pictures:
         raise ValueError("at least one checkpoint (.pt) and one picture are needed")
-    names = [path.stem for path in networks]
+    names = [name_of(path) for path in networks]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two checkpoints are called {name!r}; their columns would have the same name")
     return networks, pictures
+
+
+def _is_network(path: Path) -> bool:
+    endings = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
+    return path.suffix in endings or str(path).startswith("robustbench:") or path.is_dir()

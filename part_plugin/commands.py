@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 import typer
 import typer.core
 
+from . import cli_options as option
 from .checks import check_count, check_seed
 from .cli_arguments import check_not_given, images_for, networks_and_pictures, overrides, runs, trained_size
+from .cli_networks import Others, class_text, load_networks, radius_for, say, told
+from .cli_options import EXIT_CODES, OTHERS
+from .cli_train import train
+from .network.view import logits_of
 from .radius import parse_radius
 from .recipes.common import usable_device
-from .recipes.datasets import DATASETS
 from .recipes.presets import PRESETS, preset
 from .stopping import exiting_when_stopped
-from .train_command import train
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from .evaluation import Evaluation
 
 
 class _Commands(typer.core.TyperGroup):
@@ -38,12 +36,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Pixel-reweighted adversarial training (PART, ICML 2024): train, evaluate, explain, compare.",
+    epilog=EXIT_CODES,
 )
 
-Root = Annotated[Path, typer.Option(help="Directory of the dataset.")]
-Device = Annotated[str, typer.Option(help="Where to compute, e.g. cpu or cuda.")]
-Download = Annotated[bool, typer.Option(help="Download the dataset if it is missing (cifar10, svhn).")]
+
+@app.callback()
+def every_command(version: option.Version = False) -> None:
+    """Pixel-reweighted adversarial training (PART, ICML 2024): train, evaluate, explain, compare.
+
+    Example: part-plugin evaluate part.pt --attacks natural,pgd20
+    """
 
 
 @app.command()
@@ -64,35 +66,31 @@ def presets(
 app.command()(train)
 
 
-@app.command()
+@app.command(epilog=OTHERS)
 def evaluate(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints to evaluate.")],
-    dataset: Annotated[
-        str | None,
-        typer.Option(help=f"One of {', '.join(DATASETS)}. [default: what the first was trained on]"),
-    ] = None,
-    root: Root = Path("data"),
+    checkpoints: option.Networks,
+    dataset: option.Dataset = None,
+    root: option.Root = Path("data"),
     out: Annotated[Path, typer.Option(help="Directory for results.")] = Path("results"),
     suite: Annotated[str, typer.Option(help="quick, standard or paper.")] = "standard",
-    attacks: Annotated[
-        str | None,
-        typer.Option(help="Attacks instead of a suite, e.g. natural,pgd20,mma,autoattack."),
-    ] = None,
-    eps: Annotated[str, typer.Option(help="Radius of the l_inf threat model.")] = "8/255",
-    n: Annotated[
-        int | None,
-        typer.Option(help="Evaluate so many samples, the first (of an imagefolder random ones). [default: all]"),
-    ] = None,
+    attacks: option.Attacks = None,
+    eps: option.Eps = None,
+    n: option.First = None,
     seed: Annotated[int, typer.Option(help="Seed of the random starts.")] = 0,
     seeds: Annotated[int, typer.Option(help="Repeat with so many seeds, and print mean and spread.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Samples per forward pass.")] = 128,
-    device: Device = "cpu",
-    download: Download = False,
-    corruptions_dir: Annotated[
-        Path | None,
-        typer.Option(help="Directory of CIFAR-10-C. [default: corruptions are generated]"),
-    ] = None,
+    device: option.Device = "cpu",
+    download: option.Download = False,
+    corruptions_dir: option.Corruptions = None,
     overwrite: Annotated[bool, typer.Option(help="Replace results that are there already.")] = False,
+    architecture: option.Architecture = None,
+    arguments: option.Arguments = None,
+    num_classes: option.NumClasses = None,
+    mean: option.Mean = None,
+    std: option.Std = None,
+    key: option.Key = None,
+    model_dir: option.ModelDir = Path("models"),
+    quiet: option.Quiet = False,
 ) -> None:
     """Measure accuracies; writes NAME.json, .md and .csv for each checkpoint, and a comparison of several.
 
@@ -101,42 +99,36 @@ def evaluate(
     Example: part-plugin evaluate at.pt part.pt --root data --n 1000 --suite paper --device cuda
 
     Example: part-plugin evaluate part.pt --attacks natural,pgd20,mma --eps 8/255
+
+    Example: part-plugin evaluate resnet18.pt --architecture timm:resnet18 --dataset cifar10
+    --mean 0.4914,0.4822,0.4465 --std 0.2470,0.2435,0.2616
+
+    Example: part-plugin evaluate robustbench:Wong2020Fast --model-dir models
     """
-    from .evaluation import compare as compare_results
-    from .evaluation import evaluate
+    from .cli_evaluate import evaluate_all
     from .evaluation.evaluate import row_names
     from .evaluation.examine import versions
-    from .recipes.checkpoints import load_checkpoint
-    from .recipes.reports import reserved_results, write_comparison
+    from .recipes.reports import check_results, reserved_results
 
     chosen = None if attacks is None else [attack.strip() for attack in attacks.split(",")]
     check_count("--seeds", seeds)
     check_seed("--seed", seed + seeds - 1 if seed >= 0 else seed)
     check_count("--batch-size", batch_size)
-    radius = parse_radius("eps", eps)
-    names = row_names(chosen or (), None if chosen else suite, radius, seed)
-    card = {"eps": radius, "batch_size": batch_size, "attacks": names, "versions": versions()}
+    asked = None if eps is None else parse_radius("eps", eps)
+    names = row_names(chosen or (), None if chosen else suite, 8 / 255 if asked is None else asked, seed)
+    card = {"batch_size": batch_size, "attacks": names, "versions": versions()}
     plan = runs(checkpoints, range(seed, seed + seeds))
     usable = usable_device("--device", device)
-    with reserved_results(plan, out, card, overwrite):
-        loaded = {path.stem: load_checkpoint(path, usable) for path in checkpoints}
+    others = Others(architecture, arguments, num_classes, mean, std, key, model_dir)
+    with reserved_results(plan, out, ({} if asked is None else {"eps": asked}) | card, overwrite):
+        loaded = load_networks(checkpoints, others, usable)
+        radius = radius_for(loaded, eps)
+        check_results(plan, out, {"eps": radius}, overwrite)
+        say("\n".join(told(loaded)), quiet)
         x, y = images_for({name: about for name, (_, about) in loaded.items()}, dataset, root, download, n)
-        options: dict[str, Any] = {"batch_size": batch_size, "corruptions_dir": corruptions_dir}
+        options: dict[str, Any] = {"batch_size": batch_size, "corruptions_dir": corruptions_dir, "verbose": not quiet}
         options |= {"suite": suite} if chosen is None else {"attacks": chosen}
-        evaluations: dict[str, list[Evaluation]] = {name: [] for name in loaded}
-        for run, name, run_seed in plan:
-            state = out / f"{run}.state.json"
-            evaluation = evaluate(loaded[name][0], x, y, eps, seed=run_seed, name=run, state=state, **options)
-            evaluation.save(out / run, overwrite)
-            typer.echo(f"{evaluation}\n")
-            evaluations[name].append(evaluation)
-        for name in loaded if seeds > 1 else ():
-            table = 100 * compare_results(evaluations[name])
-            typer.echo(f"{name}, mean and standard deviation over {seeds} seeds, in %")
-            typer.echo(f"{table.agg(['mean', 'std']).T.round(2).to_string()}\n")
-        if len(plan) > 1:
-            everything = [evaluation for group in evaluations.values() for evaluation in group]
-            _echo_comparison(write_comparison(everything, out / "comparison"), out / "comparison")
+        evaluate_all(plan, loaded, x, y, radius, out, options, overwrite, quiet)
 
 
 @app.command()
@@ -144,33 +136,40 @@ def compare(
     results: Annotated[list[Path], typer.Argument(help="JSON files that `evaluate` wrote.")],
     out: Annotated[Path, typer.Option(help="Write OUT.md, OUT.csv and the figure OUT.png.")] = Path("comparison"),
     attack: Annotated[str, typer.Option(help="Robust accuracy to show in the figure.")] = "worst case",
+    quiet: option.Quiet = False,
 ) -> None:
     """Put results side by side: a table, and a figure of natural against robust accuracy.
 
     Example: part-plugin compare results/at.json results/part.json --attack autoattack
     """
+    from .cli_evaluate import say_comparison
     from .evaluation import Evaluation
-    from .recipes.reports import check_comparison, write_comparison
+    from .recipes.reports import check_comparison
 
     check_not_given(out, Path(f"{out}.json"), results)
     check_comparison(out)
-    _echo_comparison(write_comparison([Evaluation.load(path) for path in results], out, attack), out)
+    say_comparison([Evaluation.load(path) for path in results], out, quiet, attack)
 
 
-@app.command()
+@app.command(epilog=OTHERS)
 def explain(
     checkpoints_and_images: Annotated[
         list[Path],
-        typer.Argument(metavar="CHECKPOINT... IMAGE...", help="Checkpoints (.pt, .safetensors), then pictures."),
+        typer.Argument(metavar="NETWORK... IMAGE...", help="Checkpoints (.pt, .ckpt, .safetensors), then pictures."),
     ],
     out: Annotated[Path, typer.Option(help="Figure to write.")] = Path("explain.png"),
-    eps: Annotated[str, typer.Option(help="Radius of important pixels.")] = "8/255",
+    eps: option.Eps = None,
     eps_low: Annotated[str | None, typer.Option(help="Radius of other pixels. [default: 7/8 of eps]")] = None,
     cam: Annotated[str, typer.Option(help="gradcam, xgradcam, layercam or a class of pytorch-grad-cam.")] = "gradcam",
-    size: Annotated[
-        int | None,
-        typer.Option(help="Resize pictures to SIZE x SIZE. [default: as the first checkpoint was trained]"),
-    ] = None,
+    size: option.Size = None,
+    architecture: option.Architecture = None,
+    arguments: option.Arguments = None,
+    num_classes: option.NumClasses = None,
+    mean: option.Mean = None,
+    std: option.Std = None,
+    key: option.Key = None,
+    model_dir: option.ModelDir = Path("models"),
+    quiet: option.Quiet = False,
 ) -> None:
     """Draw image, map, budget and perturbation side by side.
 
@@ -178,7 +177,6 @@ def explain(
     """
     from .pixel_budget import PixelBudget
     from .plots import plot_budgets
-    from .recipes.checkpoints import load_checkpoint
     from .recipes.pictures import load_pictures
     from .recipes.reports import check_figure, write_figure
 
@@ -186,19 +184,17 @@ def explain(
     low = None if eps_low is None else parse_radius("eps_low", eps_low)
     check_not_given(out, out, pictures)
     check_figure(out)
-    budget = PixelBudget(parse_radius("eps", eps), low, cam=cam)
-    loaded = {path.stem: load_checkpoint(path) for path in networks}
+    PixelBudget(1.0 if eps is None else parse_radius("eps", eps), low, cam=cam)  # tried before the work
+    loaded = load_networks(networks, Others(architecture, arguments, num_classes, mean, std, key, model_dir))
+    about = {name: description for name, (_, description) in loaded.items()}
+    budget = PixelBudget(radius_for(loaded, eps), low, cam=cam)
+    say("\n".join(told(loaded)), quiet)
     given = None if size is None else [check_count("--size", size)] * 2
-    images = load_pictures(pictures, given or trained_size({name: one for name, (_, one) in loaded.items()}))
+    images = load_pictures(pictures, given or trained_size(about))
     models = {name: model for name, (model, _) in loaded.items()}
     with torch.no_grad():
-        labels = next(iter(models.values()))(images).argmax(1)
+        labels = logits_of(next(iter(models.values())), images).argmax(1)
     write_figure(out, plot_budgets(models, images, labels, budget))
     for path, label in zip(pictures, labels.tolist(), strict=True):
-        typer.echo(f"{path}: class {label}")
-    typer.echo(f"wrote {out}")
-
-
-def _echo_comparison(table: pd.DataFrame, path: Path) -> None:
-    typer.echo(table.T.to_string())
-    typer.echo(f"wrote {path}.md, .csv and .png")
+        say(f"{path}: class {class_text(next(iter(about.values())), label)}", quiet)
+    say(f"wrote {out}", quiet)

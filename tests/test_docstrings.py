@@ -13,7 +13,7 @@ MODULES = [
     module.name
     for module in pkgutil.walk_packages(part_plugin.__path__, "part_plugin.")
     # whose arguments carry the help that typer prints
-    if module.name not in ("part_plugin.commands", "part_plugin.train_command")
+    if module.name not in ("part_plugin.commands", "part_plugin.cli_train")
 ]
 
 

@@ -1,6 +1,7 @@
 """Data flows one way: who may import whom, read off the source, also inside functions and from strings."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -111,8 +112,7 @@ def inner(target, root, modules):
 
 
 def layer(name):
-    top = name.split(".")[0]
-    top = "commands" if top in ("cli_arguments", "train_command") else top
+    top = re.sub(r"^cli_\w+", "commands", name.split(".")[0])
     return top if top in LAYERS else "core"
 
 

@@ -1,9 +1,10 @@
-"""Images under the 19 common corruptions of Hendrycks & Dietterich 2019, made by imagecorruptions-imaug."""
+"""Images under the 19 common corruptions of Hendrycks & Dietterich 2019, of the severities that fit their size."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checks import check_choice, check_images, check_seed
+from .cifar_corruptions import corrupted_small
+from .cifar_severities import SIDE
 from .common import seeded
 
 CORRUPTIONS = (
@@ -38,6 +41,7 @@ CORRUPTIONS = (
 """The corruptions of CIFAR-10-C in the order of the paper's table (Appendix H.2)."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
+CIFAR = "CIFAR-10-C"
 GENERATOR = "imagecorruptions-imaug"
 SEEDED = ("impulse_noise", "glass_blur")  # these do not draw from NumPy's global state; they take a seed
 
@@ -48,9 +52,9 @@ Picture = NDArray[np.uint8]
 def corrupted(images: Tensor, corruption: str, severity: int, seed: int = 0) -> Tensor:
     """Return images under one of the common corruptions of Hendrycks & Dietterich 2019.
 
-    They come from imagecorruptions-imaug, which has the parameters of ImageNet-C, meant for 224x224 pixels.
-    On 32x32 these are harsher than CIFAR-10-C's, so accuracies on the two do not compare. The severities of
-    glass_blur, frost and saturate are not ordered by how far they move the pixels.
+    Images of 32x32 pixels get the severities of CIFAR-10-C, all others those of ImageNet-C, which are meant for 224x224
+    pixels, from imagecorruptions-imaug. The severities of glass_blur, frost and saturate are not ordered by how far
+    they move the pixels.
 
     Args:
         images: (N, 3, H, W) in [0, 1], H and W at least 32; rounded to 8 bits first.
@@ -73,14 +77,27 @@ def corrupted(images: Tensor, corruption: str, severity: int, seed: int = 0) -> 
     corrupt, _ = generator()
     pictures = (255 * images.detach().cpu().float()).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
     with seeded(seed, torch.device("cpu")):
-        results = [_corrupted_picture(corrupt, picture, corruption, severity, seed) for picture in pictures.numpy()]
+        make = _small if severities_of(images) == CIFAR else partial(_large, corrupt)
+        results = [make(picture, corruption, severity, seed) for picture in pictures.numpy()]
     return (torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2).contiguous() / 255).to(images)
 
 
-def _corrupted_picture(
-    corrupt: Callable[..., Picture], picture: Picture, corruption: str, severity: int, seed: int
-) -> Picture:
-    """Return a picture under a corruption; seeds NumPy's global state.
+def severities_of(images: Tensor) -> str:
+    """Return whose severities images get, "CIFAR-10-C" or "ImageNet-C".
+
+    Args:
+        images: (N, 3, H, W).
+    """
+    return CIFAR if tuple(images.shape[2:]) == (SIDE, SIDE) else "ImageNet-C"
+
+
+def _small(picture: Picture, corruption: str, severity: int, seed: int) -> Picture:
+    generator = np.random.default_rng([zlib.crc32(picture.tobytes()), seed])
+    return corrupted_small(picture, corruption, severity, generator)
+
+
+def _large(corrupt: Callable[..., Picture], picture: Picture, corruption: str, severity: int, seed: int) -> Picture:
+    """Return a picture under a corruption of the package's; seeds NumPy's global state.
 
     Raises:
         FloatingPointError: the package divided by zero, but for spatter.

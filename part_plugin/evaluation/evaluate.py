@@ -17,15 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..budget import Budget
-from ..checks import (
-    check_choice,
-    check_count,
-    check_images,
-    check_number,
-    check_seed,
-    class_indices,
-    shown,
-)
+from ..checks import check_choice, check_count, check_images, check_number, check_seed, class_indices, shown
 from ..files import StrPath
 from ..mismatch import check_model, explained
 from ..pixel_budget import PixelBudget
@@ -33,10 +25,10 @@ from ..radius import parse_radius, warn_of_unusual
 from .attack_result import AttackResult
 from .attacks import KNOWN, check_evidence, parse
 from .common import check_name, device_of, evaluated, fingerprint, progress
-from .corrupted_images import check_pictures
+from .corrupted_images import check_pictures, severities_of
 from .corruption_result import CorruptionResult
 from .corruptions import corruption_accuracy
-from .examine import card_of, examine
+from .examine import card_of, examine, guessing
 from .gradient_result import GradientChecks
 from .gradients import gradient_checks
 from .results import Evaluation
@@ -147,7 +139,7 @@ def evaluate(
         if with_corruptions:  # first, because its files may be missing
             data = (x, y) if corruptions_dir is None else (None, None)
             measure = partial(corruption_accuracy, model, *data, data_dir=corruptions_dir, **options)
-            source = "" if corruptions_dir is None else os.path.abspath(corruptions_dir)
+            source = severities_of(x) if corruptions_dir is None else os.path.abspath(corruptions_dir)
             with pieces.stopping_in(f"corruptions of {name}"):
                 key = f"corruptions/{source}"
                 corruptions = pieces.get(key, lambda: measure().to_dict(), CorruptionResult.from_dict)
@@ -158,6 +150,7 @@ def evaluate(
                 pieces.stopping_in(f"{entry.names[0]} of {name}"),
             ):
                 results |= {result.name: result for result in entry.results(model, x, y, batch_size, pieces, bar)}
+        warnings += guessing(model, first.clone(), results.get("natural"))
         if with_gradients:
             check = partial(gradient_checks, model, x, y, eps, surrogate=surrogate, **options)
             source = "" if surrogate is None else fingerprint(surrogate)

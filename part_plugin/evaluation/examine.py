@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..checks import check_class_range
 from ..mismatch import are_probabilities
 from ..network.view import logits_of
+from .attack_result import AttackResult
 from .common import digest, fingerprint
 
 
@@ -43,6 +44,27 @@ def examine(model: nn.Module, images: Tensor, y: Tensor, strict: bool) -> list[s
     if wrong and strict:
         raise ValueError(f"{wrong[0]} (strict=False evaluates it all the same)")
     return wrong
+
+
+def guessing(model: nn.Module, images: Tensor, natural: AttackResult | None) -> list[str]:
+    """Return a warning if the accuracy on natural images is not told from that of guesses.
+
+    Args:
+        model: in eval mode.
+        images: a few, (N, C, H, W), on the model's device.
+        natural: the result, if there is one.
+    """
+    if natural is None or natural.interval[0] > 1 / 2:  # of two classes
+        return []
+    with torch.no_grad():
+        classes = logits_of(model, images).shape[1]
+    if natural.interval[0] > 1 / classes:
+        return []
+    return [
+        f"the natural accuracy of {natural.accuracy:.1%} on {len(natural.correct)} images is not told from guessing "
+        f"among {classes} classes; the network may be made for images of another normalisation (mean, std) or size, or "
+        "for classes in another order"
+    ]
 
 
 def card_of(

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..adapters.robustbench import build_model, check_architecture, normalize_model
+from ..adapters.robustbench import normalize_model
 from ..files import StrPath, opened, read_tensors, write_bytes
 from ..network.view import without_wrappers
 from ..short import short
+from .architectures import build_network, check_architecture, version_of
 from .common import usable_device
 from .skeleton import Spec, check_fits
 from .weights_file import FORMAT, WeightsFile, encode, recognises
@@ -55,9 +56,9 @@ def save_checkpoint(
     Args:
         path: file to write.
         model: network of that architecture; an ART classifier's is `classifier.model`.
-        architecture: name of the network, see `build_model`.
+        architecture: name of the network, see `build_network`: "resnet.ResNet18", "timm:resnet18", ...
         num_classes: number of logits.
-        arguments: of the architecture, see `build_model`. (Default: none)
+        arguments: of the architecture, see `build_network`. (Default: none)
         mean: normalisation per channel that the network expects of its input. (Default: none)
         std: goes with `mean`; each > 0.
         training: settings of the training, plain data of your choice; tuples in it come back as lists.
@@ -65,10 +66,11 @@ def save_checkpoint(
     Raises:
         ValueError: the description does not build a network with these weights; nothing is written.
         TypeError: `training` is not plain data; nothing is written.
+        ImportError: the library of the architecture is not installed; nothing is written.
         OSError: the file cannot be written.
     """
     state = without_wrappers(model).state_dict()
-    description = {
+    description: dict[str, Any] = {
         "architecture": architecture,
         "arguments": {} if arguments is None else arguments,
         "num_classes": num_classes,
@@ -82,6 +84,7 @@ def save_checkpoint(
         },
     }
     _check(description, _specs(state))
+    description["versions"] |= version_of(architecture)
     try:
         content = encode(description, state)
     except (TypeError, RecursionError) as error:
@@ -103,6 +106,7 @@ def load_checkpoint(path: StrPath, device: str | torch.device = "cpu") -> tuple[
         FileNotFoundError: no such file.
         OSError: no regular file, or it cannot be read.
         ValueError: not a checkpoint of this package, one that does not fit its own description, or no such device.
+        ImportError: the library of its architecture is not installed.
     """
     device = usable_device("device", device)
     with opened("checkpoint", path) as file:
@@ -115,7 +119,7 @@ def load_checkpoint(path: StrPath, device: str | torch.device = "cpu") -> tuple[
             description, weights = _first_format(path, os.fstat(file.fileno()).st_size)
     with _named(path):
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # its first weights are drawn and thrown away
-            model = build_model(description["architecture"], description["arguments"])
+            model = build_network(*(description[key] for key in ("architecture", "arguments", "num_classes")))
         model.load_state_dict(weights)
     if description["mean"] is not None:
         model = normalize_model(model, description["mean"], description["std"])
@@ -137,7 +141,8 @@ def _first_format(path: StrPath, size: int) -> tuple[dict[str, Any], dict[str, T
         ValueError: it is damaged or no checkpoint.
     """
     keys = {name: kind for name, kind in _KEYS.items() if name != "versions"} | {"state_dict": dict}
-    content = read_tensors("checkpoint", path, 1, keys, "save_checkpoint writes one")
+    remedy = "save_checkpoint writes one, other weights need architecture"
+    content = read_tensors("checkpoint", path, 1, keys, remedy)
     description = {name: content[name] for name in keys if name != "state_dict"} | {"versions": {}}
     weights = content["state_dict"]
     with _named(path):
@@ -165,23 +170,42 @@ def _check(description: Mapping[str, Any], weights: Mapping[str, Spec]) -> None:
             needed = getattr(kinds, "__name__", "list or None")
             raise ValueError(f"{name}={short(value)} is a {type(value).__name__}; {needed} is needed")
     check_architecture(description["architecture"], description["arguments"])
-    mean, std = description["mean"], description["std"]
-    if (mean is None) != (std is None):
-        raise ValueError("mean and std go together; give both or neither")
-    for name, values in {"mean": mean, "std": std}.items():
-        if values is not None:
-            _check_per_channel(name, values, positive=name == "std")
+    check_normalisation(description["mean"], description["std"])
     check_fits(description["architecture"], description["arguments"], description["num_classes"], weights)
 
 
-def _check_per_channel(name: str, values: list[Any], *, positive: bool) -> None:
+def check_normalisation(mean: Any, std: Any) -> tuple[list[float] | None, list[float] | None]:
+    """Return mean and standard deviation as lists, if they may be used.
+
+    Args:
+        mean: a number for each channel, or None.
+        std: likewise.
+
+    Raises:
+        ValueError: one alone, or they are not numbers, as many as channels.
+    """
+    if (mean is None) != (std is None):
+        raise ValueError("mean and std go together; give both or neither")
+    if mean is None:
+        return None, None
+    values = {"mean": _as_list(mean), "std": _as_list(std)}
+    for name, one in values.items():
+        _check_per_channel(name, one, positive=name == "std")
+    return values["mean"], values["std"]
+
+
+def _check_per_channel(name: str, values: Any, *, positive: bool) -> None:
     """Raise unless there is a number for each channel, finite in single precision, and > 0 if `positive`.
 
     Raises:
         ValueError: there is not.
     """
     allowed = f"{_CHANNELS} finite numbers{' > 0' if positive else ''} are needed, one per channel"
-    if len(values) != _CHANNELS or any(type(value) not in (int, float) or abs(value) > 1e30 for value in values):
+    if (
+        not isinstance(values, list)
+        or len(values) != _CHANNELS
+        or any(type(value) not in (int, float) or abs(value) > 1e30 for value in values)
+    ):
         raise ValueError(f"{name}={short(values)} is not allowed; {allowed}")
     single = torch.tensor(values, dtype=torch.float32)
     if not bool(single.isfinite().all()) or (positive and not bool((single > 0).all())):
@@ -200,8 +224,8 @@ def _specs(weights: Mapping[Any, Any]) -> dict[str, Spec]:
     return {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in weights.items()}
 
 
-def _as_list(values: Sequence[float] | None) -> list[Any] | None:
+def _as_list(values: Any) -> Any:
     """Return numbers of a sequence, array or tensor, as Python's."""
-    if values is None:
-        return None
+    if values is None or isinstance(values, (str, int, float)):
+        return values
     return values.tolist() if hasattr(values, "tolist") else list(values)

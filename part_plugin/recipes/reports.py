@@ -57,6 +57,19 @@ def reserved_results(
         yield
 
 
+def check_results(plan: Sequence[tuple[str, str, int]], out: Path, card: Mapping[str, Any], overwrite: bool) -> None:
+    """Raise if results that are there are of something else.
+
+    The arguments `plan`, `out`, `card` and `overwrite` are those of `reserved_results`.
+
+    Raises:
+        FileExistsError: they are.
+        ValueError: one is damaged.
+    """
+    for run, _, seed in plan if not overwrite else ():
+        check_same(out / f"{run}.json", {**card, "seed": seed})
+
+
 def check_comparison(path: Path) -> None:
     """Raise unless the files of a comparison can be written.
 

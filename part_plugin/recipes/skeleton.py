@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registry
 from torch.overrides import TorchFunctionMode
 
-from ..adapters.robustbench import build_model
 from ..short import short
+from .architectures import build_network, check_architecture, has_own_head, published_names
 
 
 class Spec(NamedTuple):
@@ -27,35 +27,93 @@ class Spec(NamedTuple):
         return f"{str(self.dtype).removeprefix('torch.')} {short(self.shape)}"
 
 
+class Skeleton(NamedTuple):
+    """What a network needs, by the names of its state dict."""
+
+    weights: dict[str, Spec]
+    published: dict[str, str]
+    """How files call weights that have another name there, see `published_names`."""
+    classes: int
+    """First dimension of its last parameter."""
+
+
+def skeleton_of(
+    architecture: str, arguments: Mapping[str, Any], num_classes: int, most: Mapping[str, Spec] | None = None
+) -> Skeleton:
+    """Return what a network needs; nothing of its size is allocated.
+
+    Args:
+        architecture: see `build_network`.
+        arguments: likewise.
+        num_classes: likewise.
+        most: the network may not be larger than these weights. (Default: any size)
+
+    Raises:
+        ValueError: the architecture does not take these arguments, or is larger.
+        ImportError: its library is not installed.
+    """
+    check_architecture(architecture, arguments)  # imports its library before anything is made without memory
+    with ExitStack() as stack:
+        if most is not None:
+            tensors, values = len(most), sum(math.prod(spec.shape) for spec in most.values())
+            too_large = (
+                f"the weights do not fit architecture {architecture!r}: with arguments={short(arguments)} it is larger "
+                f"than {tensors} tensors with {values} values"
+            )
+            stack.enter_context(_bounded(tensors, values, too_large))
+        stack.enter_context(_WithoutMemory())
+        network = build_network(architecture, arguments, num_classes)
+    weights = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
+    *_, last = network.parameters()
+    return Skeleton(weights, published_names(network), last.shape[0])
+
+
 def check_fits(architecture: str, arguments: Mapping[str, Any], num_classes: int, weights: Mapping[str, Spec]) -> None:
     """Raise unless an architecture with these arguments has exactly these weights; nothing of their size is allocated.
 
     Args:
-        architecture: see `build_model`.
+        architecture: see `build_network`.
         arguments: of the architecture.
         num_classes: number of logits.
         weights: what there is, by its names in the state dict.
 
     Raises:
         ValueError: the architecture does not take these arguments, or it has other weights or another number of logits.
+        ImportError: the library of the architecture is not installed.
+    """
+    needed = skeleton_of(architecture, arguments, num_classes, weights)
+    compare_weights(architecture, num_classes, needed, weights, has_own_head(architecture))
+
+
+def compare_weights(
+    architecture: str, num_classes: int, needed: Skeleton, weights: Mapping[str, Spec], head: bool
+) -> None:
+    """Raise unless `weights` are the `needed` ones.
+
+    Args:
+        architecture: for the sentence.
+        num_classes: number of logits.
+        needed: what the network needs.
+        weights: what there is.
+        head: whether the network was made for this number of logits; else it is compared with its last weights.
+
+    Raises:
+        ValueError: they are not.
     """
     unfit = f"the weights do not fit architecture {architecture!r}: "
-    tensors, values = len(weights), sum(math.prod(spec.shape) for spec in weights.values())
-    too_large = f"{unfit}with arguments={short(arguments)} it is larger than {tensors} tensors with {values} values"
-    with _bounded(tensors, values, too_large), _WithoutMemory():
-        network = build_model(architecture, arguments)
-    needed = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
-    for name, spec in needed.items():
+    for name, spec in needed.weights.items():
         if name not in weights:
             raise ValueError(f"{unfit}{name!r} is missing")
-        if weights[name] != spec:
-            raise ValueError(f"{unfit}{name!r} is {weights[name]}; {spec} is needed")
+        there = weights[name]
+        if there != spec and head and there.shape and spec.shape[:1] == (num_classes,) != there.shape[:1]:
+            raise ValueError(f"num_classes={num_classes} does not fit the weights, whose {name!r} has {there.shape[0]}")
+        if there != spec:
+            raise ValueError(f"{unfit}{name!r} is {there}; {spec} is needed")
     for name in weights:
-        if name not in needed:
+        if name not in needed.weights:
             raise ValueError(f"{unfit}it has no {short(name)}")
-    *_, last = network.parameters()
-    if last.shape[0] != num_classes:
-        raise ValueError(f"num_classes={short(num_classes)} does not fit the weights, which have {last.shape[0]}")
+    if not head and needed.classes != num_classes:
+        raise ValueError(f"num_classes={short(num_classes)} does not fit the weights, which have {needed.classes}")
 
 
 _FACTORIES = {
@@ -90,7 +148,27 @@ class _WithoutMemory(TorchFunctionMode):
         options = dict(kwargs or {})
         if func in _FACTORIES:
             options["device"] = "meta"
+        elif _size(func, args) > _LARGEST:
+            raise ValueError(f"it computes tables of more than {_LARGEST} numbers")
         return func(*args, **options)
+
+
+_LARGEST = 1 << 26  # of a table that is computed while a network is built, such as the relative positions of windows
+_PRODUCTS = {torch.meshgrid, torch.cartesian_prod, torch.outer, torch.einsum, torch.kron, torch.matmul}
+
+
+def _size(func: Callable[..., Any], args: Sequence[Any]) -> int:
+    """Return how many values `func` may give for `args`, of which those on the meta device take no memory."""
+    if func in (torch.arange, torch.linspace):
+        return max((abs(int(one)) for one in args if isinstance(one, (int, float))), default=0)
+    flat = [one for arg in args for one in (arg if isinstance(arg, (list, tuple)) else [arg])]
+    shapes = [one.shape for one in flat if isinstance(one, Tensor) and not one.is_meta]
+    if func not in _PRODUCTS:
+        try:
+            return math.prod(torch.broadcast_shapes(*shapes))
+        except RuntimeError:  # such as those of cat
+            return sum(math.prod(shape) for shape in shapes)
+    return math.prod(math.prod(shape) for shape in shapes)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from imagecorruptions import corrupt, get_corruption_names
 
 from part_plugin.evaluation import CORRUPTIONS, corrupted
-from part_plugin.evaluation.corrupted_images import GENERATOR, SEVERITIES, check_pictures, generator
+from part_plugin.evaluation.corrupted_images import GENERATOR, SEVERITIES, check_pictures, generator, severities_of
 
 DETERMINISTIC = {
     "defocus_blur",
@@ -25,6 +25,20 @@ DETERMINISTIC = {
 }
 
 
+@pytest.fixture
+def large(photos):
+    """The photographs in 48x48 pixels."""
+    return (255 * torch.nn.functional.interpolate(photos, (48, 48))).round() / 255
+
+
+@pytest.fixture(params=["CIFAR-10-C", "ImageNet-C"])
+def pictures(request, photos, large):
+    """Photographs of both sizes."""
+    chosen = photos if request.param == "CIFAR-10-C" else large
+    assert severities_of(chosen) == request.param
+    return chosen
+
+
 def test_every_corruption_of_the_package_in_the_papers_order():
     assert set(CORRUPTIONS) == set(get_corruption_names("all"))
     assert len(CORRUPTIONS) == 19
@@ -33,7 +47,8 @@ def test_every_corruption_of_the_package_in_the_papers_order():
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_images_stay_images_and_depend_on_nothing_but_content_and_seed(photos, corruption):
+def test_images_stay_images_and_depend_on_nothing_but_content_and_seed(pictures, corruption):
+    photos = pictures
     for severity in (1, 5):
         images = corrupted(photos, corruption, severity)
         assert images.shape == photos.shape
@@ -47,7 +62,8 @@ def test_images_stay_images_and_depend_on_nothing_but_content_and_seed(photos, c
 
 
 @pytest.mark.parametrize("corruption", sorted(DETERMINISTIC))
-def test_the_package_called_directly_gives_the_same(photos, corruption):
+def test_the_package_called_directly_gives_the_same(large, corruption):
+    photos = large
     images = (255 * corrupted(photos, corruption, 3)).round().byte().permute(0, 2, 3, 1).numpy()
     for image, photo in zip(images, photos, strict=True):
         picture = (255 * photo).round().byte().permute(1, 2, 0).contiguous().numpy()
@@ -68,14 +84,15 @@ def test_noise_has_the_strength_of_imagenet_c():
 @pytest.mark.parametrize(
     "corruption", ["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "contrast", "brightness"]
 )
-def test_severity_is_a_strength(photos, corruption):
+def test_severity_is_a_strength(pictures, corruption):
+    photos = pictures
     changes = [float((corrupted(photos, corruption, severity) - photos).abs().mean()) for severity in range(1, 6)]
     assert all(np.diff(changes) > 0)
 
 
 def test_a_spatter_without_drops_leaves_the_image_as_it_is():
     """The package itself returns a black picture then."""
-    grey = torch.full((1, 3, 32, 32), 128 / 255)
+    grey = torch.full((1, 3, 33, 33), 128 / 255)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         images = torch.cat([corrupted(grey, "spatter", 1, seed) for seed in range(150)])
@@ -93,9 +110,10 @@ def test_other_sizes_and_types(shape):
 
 
 def test_black_and_white_images():
-    images = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
-    for corruption in CORRUPTIONS:
-        assert torch.isfinite(corrupted(images, corruption, 1)).all()
+    for side in (32, 40):
+        images = torch.stack([torch.zeros(3, side, side), torch.ones(3, side, side)])
+        for corruption in CORRUPTIONS:
+            assert torch.isfinite(corrupted(images, corruption, 1)).all()
 
 
 @pytest.mark.parametrize(
@@ -137,11 +155,11 @@ def test_the_package_and_its_version():
 
 
 @pytest.mark.parametrize("corruption", ["gaussian_noise", "impulse_noise", "glass_blur"])
-def test_what_is_drawn_is_seeded_by_content_and_seed(photos, corruption):
+def test_what_is_drawn_is_seeded_by_content_and_seed(large, corruption):
     """NumPy's generator, or the package's own where it has one, with the CRC of the picture and the seed."""
-    images = (255 * corrupted(photos, corruption, 2, seed=3)).round().byte().permute(0, 2, 3, 1).numpy()
+    images = (255 * corrupted(large, corruption, 2, seed=3)).round().byte().permute(0, 2, 3, 1).numpy()
     state = np.random.get_state()
-    for image, photo in zip(images, photos, strict=True):
+    for image, photo in zip(images, large, strict=True):
         picture = (255 * photo).round().byte().permute(1, 2, 0).contiguous().numpy()
         seeds = np.random.SeedSequence([zlib.crc32(picture.tobytes()), 3]).generate_state(4)
         np.random.seed(seeds)

@@ -2,14 +2,16 @@
 
 from importlib import metadata
 
+import numpy as np
 import pytest
 import torch
 from evaluation.conftest import EPS
 from torch import nn
 
 from part_plugin import evaluate
+from part_plugin.evaluation.attack_result import AttackResult
 from part_plugin.evaluation.common import digest, fingerprint
-from part_plugin.evaluation.examine import card_of, examine
+from part_plugin.evaluation.examine import card_of, examine, guessing
 
 
 class Wrapped(nn.Module):
@@ -106,3 +108,40 @@ def test_a_package_that_is_missing_has_no_version(narrow_net, held_out, monkeypa
 
     monkeypatch.setattr(metadata, "version", version)
     assert set(card_of(narrow_net, *held_out, [], EPS, 0, 1)["versions"].values()) == {None}
+
+
+class Never(nn.Module):
+    def forward(self, x):
+        raise AssertionError("no need to look")
+
+
+def of(right, n):
+    return AttackResult("natural", np.arange(n) < right, 0.0)
+
+
+@pytest.mark.parametrize(("classes", "right", "n", "warned"), [
+    (10, 10, 100, True), (10, 15, 100, True), (10, 20, 100, False), (10, 0, 100, True), (10, 3, 3, False),
+    (2, 50, 100, True), (2, 59, 100, True), (2, 61, 100, False), (1000, 2, 1000, True), (1000, 20, 1000, False),
+])  # fmt: skip
+def test_accuracies_that_guesses_have_are_told(classes, right, n, warned):
+    """Where one of so many classes is not below the interval of 95 %."""
+    natural = of(right, n)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, classes))
+    said = guessing(model, torch.rand(2, 3, 1, 1), natural)
+    assert bool(said) == warned == (natural.interval[0] <= 1 / classes)
+    if warned:
+        [sentence] = said
+        assert sentence.startswith(f"the natural accuracy of {right / n:.1%} on {n} images is not told from guessing ")
+        assert f"among {classes} classes" in sentence
+
+
+def test_a_network_that_is_right_is_not_asked_again():
+    assert guessing(Never(), torch.rand(2, 3, 1, 1), None) == []
+    assert guessing(Never(), torch.rand(2, 3, 1, 1), of(95, 100)) == []
+
+
+def test_an_evaluation_warns_of_guesses(narrow_net, held_out):
+    x, y = held_out
+    wrong = evaluate(narrow_net, x, (y + 1) % 10, EPS, ["natural"], verbose=False)
+    assert [one.startswith("the natural accuracy of") for one in wrong.warnings] == [True]
+    assert evaluate(narrow_net, x, y, EPS, ["natural"], verbose=False).warnings == []

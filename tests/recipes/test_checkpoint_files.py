@@ -11,6 +11,9 @@ ARGUMENTS = {"channel_configs": [4, 4, 8, 8], "depth_configs": [1, 1, 1], "strid
 TRAINING = {"dataset": "digits", "eps": 0.2, "eps_low": 0.175, "milestones": (15,), "image_shape": [3, 8, 8]}
 
 
+REMEDY = "save_checkpoint writes one, other weights need architecture"
+
+
 @pytest.fixture
 def network():
     with torch.random.fork_rng():
@@ -74,10 +77,13 @@ def test_loading_leaves_the_global_generator_alone(tmp_path, content):
     ("changes", "expected"),
     [
         ({"format": 2}, "has format 2; this version of part_plugin reads 1"),
-        ({"format": None}, "is not one of part_plugin's; save_checkpoint writes one"),
+        (
+            {"format": None},
+            f"is not one of part_plugin's; {REMEDY}",
+        ),
         (
             {"arguments": None},
-            "is damaged or of another kind: 'arguments' is a NoneType; dict is needed; save_checkpoint writes one",
+            f"is damaged or of another kind: 'arguments' is a NoneType; dict is needed; {REMEDY}",
         ),
     ],
 )
@@ -90,8 +96,7 @@ def test_a_file_that_lacks_an_entry(tmp_path, content):
     for name in list(content)[1:]:
         torch.save({key: value for key, value in content.items() if key != name}, tmp_path / "a.pt")
         assert message(ValueError, load_checkpoint, tmp_path / "a.pt") == (
-            f"checkpoint '{tmp_path}/a.pt' is damaged or of another kind: {name!r} is missing; "
-            "save_checkpoint writes one"
+            f"checkpoint '{tmp_path}/a.pt' is damaged or of another kind: {name!r} is missing; {REMEDY}"
         )
 
 

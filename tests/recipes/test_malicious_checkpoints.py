@@ -12,9 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foreign import NETWORKS
 from forgery import DESCRIPTION, entries_and_data, forged, outcomes, weights
 from PIL import Image
 from torch import nn
+
+from part_plugin import save_checkpoint
+from part_plugin.recipes.architectures import build_network
 
 UNKNOWN = "is not known; it must be one of the"
 ARCHITECTURES = [
@@ -56,6 +60,27 @@ ARCHITECTURES = [
     "/etc/passwd",
     "x" * 100_000,
     "\ud800\udfff\x1b[31m",
+    "os:system",
+    "part_plugin.cli:main",
+    "timm.models:create_model",
+    "robustbench:os.system",
+]
+LIBRARIES = [  # which the prefix names
+    "timm:hf-hub:timm/resnet18",
+    "timm:hf_hub:timm/resnet18",
+    "timm:local-dir:/tmp/model",
+    "timm:resnet18.a1_in1k",
+    "timm:resnet18.hf-hub:timm/resnet18",
+    "timm:create_model",
+    "timm:",
+    "torchvision:get_model",
+    "torchvision:fcn_resnet50",
+    "torchvision:../x",
+    "transformers:AutoModelForImageClassification",
+    "transformers:pipeline",
+    "transformers:ViTModel",
+    "transformers:TimmWrapperForImageClassification",
+    "transformers:microsoft/resnet-50",
 ]
 UNFIT = "do not fit architecture"
 WIDE, TIMM = "robust_wide_resnet.RobustWideResNet", "deit.tian2022deeper_deit_s_imagenet_corruptions"
@@ -106,6 +131,28 @@ CALLED = [  # architecture, its arguments, what is wrong
     (WIDE, {"channel_configs": [4, 4]}, "AssertionError"),
     ("CARD_resnet.WidePreActResNet", {"num_blocks": [3 * 10**8, 2, 2, 2]}, "is not a list"),
     ("CARD_resnet.WidePreActResNet", {"block": "eval"}, "it has no 'block'"),
+    ("timm:resnet18", {"pretrained": True}, "'pretrained' is not allowed"),
+    ("timm:resnet18", {"checkpoint_path": "/etc/passwd"}, "'checkpoint_path' is not allowed"),
+    ("timm:resnet18", {"pretrained_cfg": {"file": "/etc/passwd"}}, "'pretrained_cfg' is not allowed"),
+    ("timm:resnet18", {"block": "eval"}, "'block' is not allowed"),
+    ("timm:resnet18", {"channels": [10**12] * 4}, "is not a finite number, an integer from 0 to 65536"),
+    ("timm:resnet18", {"channels": [[[[8]]]] * 65}, "or a list of at most 64"),
+    ("timm:resnet18", {"channels": {"a": 1}}, "channels={'a': 1} is not a finite number"),
+    ("timm:vit_tiny_patch16_224", {"img_size": 65536}, "sides are at most 1024"),
+    ("timm:vit_tiny_patch16_224", {"embed_dim": float("nan")}, "embed_dim=nan is not a finite number"),
+    ("torchvision:resnet18", {"weights": "DEFAULT"}, "'weights' is not allowed"),
+    ("torchvision:resnet18", {"progress": True}, "'progress' is not allowed"),
+    ("torchvision:resnet18", {"norm_layer": "eval"}, "'norm_layer' is not allowed"),
+    ("transformers:ViTForImageClassification", {"auto_map": {"AutoModel": "a--b.C"}}, "'auto_map' is not allowed"),
+    (
+        "transformers:ViTForImageClassification",
+        {"_attn_implementation": "a/b"},
+        "'_attn_implementation' is not allowed",
+    ),
+    ("transformers:ViTForImageClassification", {"_name_or_path": "a/b"}, "'_name_or_path' is not allowed"),
+    ("transformers:ViTForImageClassification", {"dtype": "float16"}, "'dtype' is not allowed"),
+    ("transformers:ViTForImageClassification", {"hidden_act": "eval"}, "do not fit architecture"),
+    ("transformers:Swinv2ForImageClassification", {"window_size": 1025}, "sides are at most 1024"),
 ]
 LARGER = "it is larger than 45 tensors with 2717 values"
 HUGE = [
@@ -126,6 +173,16 @@ HUGE = [
     ("convnext_v2.convnextv2_huge", {}),
     ("MIMIR_swin_transformer.build_swin_large", {}),
     ("Meansparse_ra_wrn_70_16.get_model", {"model_name": "ra_wrn70_16"}),
+    ("timm:resnet18", {}),
+    ("timm:resnet18", {"channels": [65536] * 4}),
+    ("timm:vit_tiny_patch16_224", {"depth": 60000}),
+    ("timm:vit_tiny_patch16_224", {"img_size": 1024, "patch_size": 1}),
+    ("timm:beit_base_patch16_224", {"img_size": 1024, "patch_size": 1}),
+    ("torchvision:vit_b_16", {}),
+    ("torchvision:mobilenet_v2", {"width_mult": 1e6}),
+    ("transformers:ViTForImageClassification", {"hidden_size": 65536, "num_attention_heads": 1}),
+    ("transformers:ViTForImageClassification", {"num_hidden_layers": 60000}),
+    ("transformers:SwinForImageClassification", {"depths": [60000]}),
 ]
 DESCRIBED = [  # changes of the description, what is wrong
     ({"architecture": 5}, "architecture=5 is a int; str is needed"),
@@ -192,6 +249,8 @@ def second_formats():
     """(name, content, what is wrong)."""
     for number, name in enumerate(ARCHITECTURES):
         yield f"architecture-{number}", forged({"architecture": name}), UNKNOWN
+    for number, name in enumerate(LIBRARIES):
+        yield f"library-{number}", forged({"architecture": name}), "is not known; "
     for number, (name, arguments, what) in enumerate(CALLED):
         yield f"arguments-{number}", forged({"architecture": name, "arguments": arguments}), what
     for number, (name, arguments) in enumerate(HUGE):
@@ -381,6 +440,17 @@ def good(tmp_path_factory):
     return [folder / f"{name}.pt" for name in files]
 
 
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory):
+    """A good file of each library, and of each class of transformers that is named here."""
+    folder, small = tmp_path_factory.mktemp("libraries"), {"embed_dim": 4, "depths": [1], "num_heads": [1]}
+    named = {name: arguments for name, (_, arguments) in NETWORKS.items() if not name.startswith(("foreign", "robust"))}
+    named |= {f"transformers:{name}ForImageClassification": small for name in ("Swin", "Swinv2")}
+    for number, (name, arguments) in enumerate(named.items()):
+        save_checkpoint(folder / f"{number}.pt", build_network(name, arguments, 4), name, 4, arguments)
+    return list(folder.iterdir())
+
+
 HARMLESS = {"open", "builtins.id"}
 TYPERS = HARMLESS | {  # it looks at functions and evaluates annotations
     *("compile", "exec", "os.putenv", "os.unsetenv"),
@@ -427,7 +497,7 @@ def check(folder, outcome, expected, harmless=HARMLESS):
     assert not wrong, "\n".join(map(repr, wrong))
 
 
-def test_none_hurts(tmp_path, good):
+def test_none_hurts(tmp_path, good, libraries):
     expected = {}
     for version, files in ((2, second_formats()), (1, first_formats())):
         for name, content, what in files:
@@ -435,7 +505,7 @@ def test_none_hurts(tmp_path, good):
             expected[f"{version}-{name}"] = what
     expected |= others(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    outcome = outcomes("load", tmp_path, good)
+    outcome = outcomes("load", tmp_path, [*good, *libraries])
     check(tmp_path, outcome, expected)
     assert len(outcome) > 150
     assert sorted(tmp_path.rglob("*")) == before
