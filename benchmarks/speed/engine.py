@@ -47,7 +47,7 @@ def steps(run: Callable[[], None]) -> list[float]:
 
 def bare(settings: training.Preset, stored: InMemory, device: str) -> None:
     """Train an epoch in a loop of one's own."""
-    model = training.build_model(settings.architecture, dict(settings.arguments)).to(device)
+    model = training.build_network(settings.architecture, dict(settings.arguments), settings.num_classes).to(device)
     optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay)
     part = PART("at", burn_in=0, mask_every=2, seed=0)
     moves, generator = augmentation("cifar10", stored.images.shape[2:]), torch.Generator(device).manual_seed(0)

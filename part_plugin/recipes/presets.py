@@ -24,7 +24,7 @@ class Preset:
     Attributes:
         dataset: name for `load_dataset`.
         num_classes: number of logits.
-        architecture, arguments: RobustBench's, see `part_plugin.adapters.robustbench.build_model`.
+        architecture, arguments: of RobustBench, timm, torchvision or transformers, see `architectures.build_network`.
         objective: "at", "trades" or "mart".
         beta: weight of the second term of TRADES and MART.
         eps, eps_low: l_inf radius of important and of other pixels, for images in [0, 1].
@@ -169,6 +169,8 @@ def _with_num_classes(settings: Preset, given: int | None) -> dict[str, Any]:
     num_classes = settings.num_classes
     if given not in (None, num_classes):
         raise ValueError(f"arguments have num_classes={given}, and the setting is num_classes={num_classes}; give one")
+    if ":" in settings.architecture:  # of another library, whose networks are built for any number
+        return settings.arguments
     if not settings.architecture.startswith("resnet."):
         return settings.arguments | {"num_classes": num_classes}
     if num_classes == 10:  # which RobustBench's ResNets have anyway

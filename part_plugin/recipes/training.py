@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from ..adapters.robustbench import build_model
 from ..budget import Budget
 from ..checks import check_count, check_number
 from ..files import StrPath, write_text
 from ..part import PART
 from ..plots import plot_curves
+from .architectures import build_network
 from .augmentation import Moves
 from .checkpoints import load_checkpoint, save_checkpoint
 from .common import Samples, class_names, import_lightning, usable_device
@@ -130,7 +130,7 @@ class _Training:
         self.about |= {} if names is None else {"class_names": names}
         self.about |= {} if budget is None else {"budget": repr(budget)}
         self.about |= {"held_out": held_out} if held_out else {}
-        self.network = build_model(settings.architecture, dict(settings.arguments)).to(device)
+        self.network = build_network(settings.architecture, dict(settings.arguments), settings.num_classes).to(device)
         used = ["alpha", "steps", "attack", "fast", "burn_in", "mask_every", "seed"]
         used += ["eps", "eps_low", "cam"] if budget is None else []  # a budget has its own
         used += [] if settings.objective == "at" else ["beta"]
