@@ -139,8 +139,8 @@ def evaluate(
     """
     from .evaluation import compare as compare_results
     from .evaluation import evaluate
-    from .evaluation.evaluate import row_names
     from .evaluation.examine import versions
+    from .evaluation.suites import row_names
     from .recipes.checkpoints import load_checkpoint
     from .recipes.reports import reserved_results, write_comparison
 

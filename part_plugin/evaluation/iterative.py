@@ -67,7 +67,7 @@ class IterativeAttack(ByBatch):
         """Call `run` on the rows of a batch, whose random starts do not depend on what else is in it."""
         return in_parts(run, model, images)
 
-    def piece(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    def piece(self, model: nn.Module, images: Tensor, labels: Tensor, attack: str = "") -> dict[str, Any]:
         """Return what has to be kept of a batch, the number of maps that say nothing about their image with it."""
         if not isinstance(self.budget, PixelBudget):
             return super().piece(model, images, labels)

@@ -1,0 +1,104 @@
+"""Networks and tasks as bytes for another process, which must be able to make them again."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import pickle
+from typing import Any
+
+import torch
+from torch import nn
+
+_NETWORK = "network"
+
+
+class StaysHere(Exception):
+    """Something cannot be sent to another process; the text says why."""
+
+
+def packed(thing: Any, network: nn.Module | None = None) -> bytes:
+    """Return anything as bytes that `unpacked` makes it of in another process.
+
+    What a script or a notebook defines itself, lambdas and classes within functions travel where cloudpickle is
+    installed; a scripted network travels as torch.jit.save writes it.
+
+    Args:
+        thing: what is to be sent.
+        network: what the other process has already; it is only named.
+
+    Raises:
+        StaysHere: it cannot be sent.
+    """
+    try:
+        data = _pickled(_Pickler, thing, network)
+        reason = "it is defined in __main__" if b"__main__" in data else None
+    except Exception as error:  # whatever its parts raise when they are pickled
+        reason = f"{type(error).__name__}: {error}"
+    if reason is None:
+        return data
+    if importlib.util.find_spec("cloudpickle") is None:
+        raise StaysHere(f"{reason}; pip install cloudpickle, or define it in a module of its own")
+    try:
+        return _pickled(_by_value(), thing, network)
+    except Exception as error:
+        raise StaysHere(f"{type(error).__name__}: {error}") from error
+
+
+def unpacked(data: bytes, network: nn.Module | None = None) -> Any:
+    """Return what `packed` was given.
+
+    Args:
+        data: what it returned, in this very program: it may hold code.
+        network: what stands for the one that was only named.
+    """
+    unpickler = _Unpickler(io.BytesIO(data))
+    unpickler.network = network
+    return unpickler.load()
+
+
+def _pickled(kind: Any, thing: Any, network: nn.Module | None) -> bytes:
+    file = io.BytesIO()
+    pickler = kind(file, protocol=pickle.HIGHEST_PROTOCOL)
+    pickler.network = network
+    pickler.dump(thing)
+    return file.getvalue()
+
+
+class _Named:
+    """Of a pickler: names the network instead of writing it, and writes what is scripted."""
+
+    network: nn.Module | None = None
+
+    def persistent_id(self, thing: Any) -> str | None:
+        return _NETWORK if thing is self.network and thing is not None else None
+
+    def reducer_override(self, thing: Any) -> Any:
+        if isinstance(thing, torch.jit.ScriptModule):
+            file = io.BytesIO()
+            torch.jit.save(thing, file)
+            return _scripted, (file.getvalue(),)
+        others = getattr(super(), "reducer_override", None)
+        return NotImplemented if others is None else others(thing)
+
+
+class _Pickler(_Named, pickle.Pickler):
+    pass
+
+
+def _by_value() -> Any:
+    """Return the pickler of cloudpickle, which writes code that cannot be imported."""
+    cloudpickle = importlib.import_module("cloudpickle")
+    return type("_ByValue", (_Named, cloudpickle.Pickler), {})
+
+
+class _Unpickler(pickle.Unpickler):
+    network: nn.Module | None = None
+
+    def persistent_load(self, name: str) -> Any:
+        return self.network
+
+
+def _scripted(data: bytes) -> Any:
+    return torch.jit.load(io.BytesIO(data))
