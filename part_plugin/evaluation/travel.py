@@ -35,7 +35,7 @@ def packed(thing: Any, network: nn.Module | None = None) -> bytes:
         data = _pickled(_Pickler, thing, network)
         reason = "it is defined in __main__" if b"__main__" in data else None
     except Exception as error:  # whatever its parts raise when they are pickled
-        reason = f"{type(error).__name__}: {error}"
+        reason = _told(error)
     if reason is None:
         return data
     if importlib.util.find_spec("cloudpickle") is None:
@@ -43,7 +43,7 @@ def packed(thing: Any, network: nn.Module | None = None) -> bytes:
     try:
         return _pickled(_by_value(), thing, network)
     except Exception as error:
-        raise StaysHere(f"{type(error).__name__}: {error}") from error
+        raise StaysHere(_told(error)) from error
 
 
 def unpacked(data: bytes, network: nn.Module | None = None) -> Any:
@@ -53,9 +53,15 @@ def unpacked(data: bytes, network: nn.Module | None = None) -> Any:
         data: what it returned, in this very program: it may hold code.
         network: what stands for the one that was only named.
     """
+    if b"robustbench" in data:  # which cannot be imported by itself
+        importlib.import_module("..adapters.robustbench", __package__)
     unpickler = _Unpickler(io.BytesIO(data))
     unpickler.network = network
     return unpickler.load()
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _pickled(kind: Any, thing: Any, network: nn.Module | None) -> bytes:

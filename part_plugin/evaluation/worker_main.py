@@ -5,7 +5,6 @@ It is a new interpreter, never a fork, and does not run the caller's script agai
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import pickle
@@ -32,7 +31,6 @@ class Settings:
     """What sums depend on, of the process that asks.
 
     Args:
-        imports: modules that the network may need before it can be made.
         threads: of torch.
         dtype: torch's default.
         precision: of float32 products.
@@ -41,7 +39,6 @@ class Settings:
         benchmark: whether a card's are chosen by trial.
     """
 
-    imports: list[str]
     threads: int
     dtype: torch.dtype
     precision: str
@@ -52,9 +49,7 @@ class Settings:
     @classmethod
     def here(cls) -> Settings:
         """Return those of this process."""
-        mended = f"{__package__.rpartition('.')[0]}.adapters.robustbench"  # without which its networks cannot be loaded
         return cls(
-            [mended] if "robustbench" in sys.modules else [],
             torch.get_num_threads(),
             torch.get_default_dtype(),
             torch.get_float32_matmul_precision(),
@@ -65,8 +60,6 @@ class Settings:
 
     def take(self) -> None:
         """Make them those of this process."""
-        for name in self.imports:
-            importlib.import_module(name)
         torch.set_num_threads(self.threads)
         torch.set_default_dtype(self.dtype)
         torch.set_float32_matmul_precision(self.precision)
