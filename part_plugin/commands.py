@@ -128,18 +128,22 @@ def evaluate(
         typer.Option(help="Directory of CIFAR-10-C. [default: corruptions are generated]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace results that are there already.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes that share the work on the CPU.")] = 1,
+    devices: Annotated[int, typer.Option(help="Cards that share the work, with --device cuda.")] = 1,
 ) -> None:
     """Measure accuracies; writes NAME.json, .md and .csv for each checkpoint, and a comparison of several.
 
-    A run that was interrupted goes on where it was when the same command is given again.
+    A run that was interrupted goes on where it was when the same command is given again, also with other --jobs. The
+    processes of torchrun share it, too: torchrun --nproc-per-node 4 --no-python part-plugin evaluate ...
 
-    Example: part-plugin evaluate at.pt part.pt --root data --n 1000 --suite paper --device cuda
+    Example: part-plugin evaluate at.pt part.pt --root data --n 1000 --suite paper --device cuda --devices 2
 
     Example: part-plugin evaluate part.pt --attacks natural,pgd20,mma --eps 8/255
     """
     from .evaluation import compare as compare_results
     from .evaluation import evaluate
     from .evaluation.examine import versions
+    from .evaluation.ranks import joined, own_device, rank_of_torchrun
     from .evaluation.suites import row_names
     from .recipes.checkpoints import load_checkpoint
     from .recipes.reports import reserved_results, write_comparison
@@ -147,29 +151,33 @@ def evaluate(
     chosen = None if attacks is None else [attack.strip() for attack in attacks.split(",")]
     check_count("--seeds", seeds)
     check_seed("--seed", seed + seeds - 1 if seed >= 0 else seed)
-    check_count("--batch-size", batch_size)
+    for option, count in (("--batch-size", batch_size), ("--jobs", jobs), ("--devices", devices)):
+        check_count(option, count)
     radius = parse_radius("eps", eps)
     names = row_names(chosen or (), None if chosen else suite, radius, seed)
     card = {"eps": radius, "batch_size": batch_size, "attacks": names, "versions": versions()}
     plan = runs(checkpoints, range(seed, seed + seeds))
-    usable = usable_device("--device", device)
-    with reserved_results(plan, out, card, overwrite):
+    usable, writes = usable_device("--device", own_device(device)), rank_of_torchrun() in (None, 0)
+    with joined() as ranks, reserved_results(plan if writes else [], out, card, overwrite):
         loaded = {path.stem: load_checkpoint(path, usable) for path in checkpoints}
         x, y = images_for({name: about for name, (_, about) in loaded.items()}, dataset, root, download, n)
         options: dict[str, Any] = {"batch_size": batch_size, "corruptions_dir": corruptions_dir}
+        options |= {"jobs": jobs, "devices": devices, "ranks": ranks}
         options |= {"suite": suite} if chosen is None else {"attacks": chosen}
         evaluations: dict[str, list[Evaluation]] = {name: [] for name in loaded}
         for run, name, run_seed in plan:
             state = out / f"{run}.state.json"
             evaluation = evaluate(loaded[name][0], x, y, eps, seed=run_seed, name=run, state=state, **options)
+            if not writes:
+                continue
             evaluation.save(out / run, overwrite)
             typer.echo(f"{evaluation}\n")
             evaluations[name].append(evaluation)
-        for name in loaded if seeds > 1 else ():
+        for name in loaded if seeds > 1 and writes else ():
             table = 100 * compare_results(evaluations[name])
             typer.echo(f"{name}, mean and standard deviation over {seeds} seeds, in %")
             typer.echo(f"{table.agg(['mean', 'std']).T.round(2).to_string()}\n")
-        if len(plan) > 1:
+        if len(plan) > 1 and writes:
             everything = [evaluation for group in evaluations.values() for evaluation in group]
             _echo_comparison(write_comparison(everything, out / "comparison"), out / "comparison")
 

@@ -111,7 +111,7 @@ class AutoAttack(Entry):
         return [AttackResult("autoattack", flags, seconds, self.eps, self.eps, settings, _unique(warnings))]
 
     def piece(self, model: nn.Module, images: Tensor, labels: Tensor, attack: str) -> dict[str, Any]:
-        """Return the flags of a batch under one attack, and their seconds and warnings, as plain data."""
+        """Return flags of `model` on `images` and `labels` under one `attack`, its seconds and warnings, as data."""
         began, device, warnings = time.perf_counter(), device_of(model), list[str]()
         images, labels = images.to(device), labels.to(device)
         with torch.no_grad():

@@ -122,7 +122,7 @@ class ByBatch(Entry):
         return within_memory(run, len(images))
 
     def piece(self, model: nn.Module, images: Tensor, labels: Tensor, attack: str = "") -> dict[str, Any]:
-        """Return the flags of `model` on a batch of `images` and `labels`, and their seconds, as plain data."""
+        """Return flags of `model` on `images` and `labels`, and their seconds, as plain data; `attack` is ""."""
         device = device_of(model)
         images, labels = images.to(device), labels.to(device)
         parts = self.split(lambda rows: self.run(model, images[rows], labels[rows]), model, images)

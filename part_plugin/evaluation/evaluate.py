@@ -7,6 +7,7 @@ smaller eps_low is weaker by construction: it can be looked at, but never stands
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -144,12 +145,14 @@ def evaluate(
                 key = f"corruptions/{source}"
                 corruptions = pieces.get(key, lambda: measure().to_dict(), CorruptionResult.from_dict)
         results: dict[str, AttackResult] = {}
+        began = time.perf_counter()
         for entry in entries:
             with (
                 progress(verbose, len(x), "img", entry.names[0]) as bar,
                 kept.stopping_in(f"{entry.names[0]} of {name}"),
             ):
                 results |= {result.name: result for result in entry.results(model, x, y, batch_size, pieces, bar)}
+        wall = time.perf_counter() - began if hands.processes > 1 else None
         if with_gradients:
             check = partial(gradient_checks, model, x, y, eps, surrogate=surrogate, **options)
             source = "" if surrogate is None else fingerprint(surrogate)
@@ -157,7 +160,7 @@ def evaluate(
                 key = f"gradients/{source}"
                 gradients = pieces.get(key, lambda: check().to_dict(), GradientChecks.from_dict)
     listed = [results[row] for row in rows]
-    return Evaluation(name, eps, seed, listed, y.numpy(), card, gradients, corruptions, warnings)
+    return Evaluation(name, eps, seed, listed, y.numpy(), card, gradients, corruptions, warnings, wall)
 
 
 def _images(x: Any) -> Tensor:

@@ -70,9 +70,9 @@ class IterativeAttack(ByBatch):
     def piece(self, model: nn.Module, images: Tensor, labels: Tensor, attack: str = "") -> dict[str, Any]:
         """Return what has to be kept of a batch, the number of maps that say nothing about their image with it."""
         if not isinstance(self.budget, PixelBudget):
-            return super().piece(model, images, labels)
+            return super().piece(model, images, labels, attack)
         before = self.budget.no_signal
-        piece = super().piece(model, images, labels)
+        piece = super().piece(model, images, labels, attack)
         return piece | {"no_signal": self.budget.no_signal - before, "maps": len(images)}
 
     def warnings(self, pieces: list[dict[str, Any]]) -> list[str]:

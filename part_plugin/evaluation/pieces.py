@@ -66,6 +66,8 @@ class Alone:
     model: nn.Module
     writes = True
     """Whether this process writes files and shows progress."""
+    processes = 1
+    """How many processes share the work."""
 
     def __enter__(self) -> Self:
         return self

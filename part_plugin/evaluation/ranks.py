@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -15,6 +16,30 @@ from .pieces import Alone, Task
 from .state import reserved
 
 _PATIENCE = timedelta(days=7)  # a piece may take hours; a rank that dies closes its connections
+
+
+def rank_of_torchrun() -> int | None:
+    """Return which of several processes of torchrun this one is, None if it is none."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        return None
+    return int(os.environ["RANK"])
+
+
+def own_device(device: str) -> str:
+    """Return a `device`, but for "cuda" the card of this process, if it is one of torchrun's."""
+    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and rank_of_torchrun() is not None else device
+
+
+@contextmanager
+def joined() -> Iterator[bool]:
+    """Join the other processes of torchrun until the end of the block, if it started this one, and yield whether."""
+    if there := rank_of_torchrun() is not None:
+        distributed.init_process_group("gloo")
+    try:
+        yield there
+    finally:
+        if there:
+            distributed.destroy_process_group()
 
 
 class Ranks(Alone):
@@ -32,7 +57,7 @@ class Ranks(Alone):
             raise RuntimeError(
                 "ranks=True needs torch.distributed.init_process_group() before it, in the processes of torchrun"
             )
-        self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
+        self.rank, self.processes = distributed.get_rank(), distributed.get_world_size()
         self.writes = self.rank == 0
         self._together = True
 
@@ -84,8 +109,8 @@ class Ranks(Alone):
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
         """Make the pieces of `tasks` together with the other ranks, and yield them in their order."""
-        for first in range(0, len(tasks), self.world):
-            shared = tasks[first : first + self.world]
+        for first in range(0, len(tasks), self.processes):
+            shared = tasks[first : first + self.processes]
             mine = shared[self.rank].made(self.model) if self.rank < len(shared) else None
             yield from zip(shared, self._exchange(mine), strict=False)
 
@@ -99,7 +124,7 @@ class Ranks(Alone):
         Raises:
             RuntimeError: another rank gave an error.
         """
-        given: list[Any] = [None] * self.world
+        given: list[Any] = [None] * self.processes
         distributed.all_gather_object(given, (mine, error), group=self._group)
         failed = [(rank, said) for rank, (_, said) in enumerate(given) if said is not None]
         self._together = not failed

@@ -38,6 +38,7 @@ class Workers(Alone):
     def __init__(self, network: nn.Module, images: Tensor, environments: Sequence[dict[str, str]]):
         self.network = network.module if isinstance(network, nn.DataParallel) else network
         self.images, self.environments = images.clone(), environments
+        self.processes = len(environments)
         self._workers: list[Worker] | None = None
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         self._told: set[tuple[str, str]] = set()
