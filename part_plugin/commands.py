@@ -134,7 +134,7 @@ def evaluate(
     """Measure accuracies; writes NAME.json, .md and .csv for each checkpoint, and a comparison of several.
 
     A run that was interrupted goes on where it was when the same command is given again, also with other --jobs. The
-    processes of torchrun share it, too: torchrun --nproc-per-node 4 --no-python part-plugin evaluate ...
+    processes of torchrun share it, too: torchrun --nproc-per-node 4 --no-python -- part-plugin evaluate ...
 
     Example: part-plugin evaluate at.pt part.pt --root data --n 1000 --suite paper --device cuda --devices 2
 
