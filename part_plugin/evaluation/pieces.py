@@ -56,7 +56,7 @@ class Task:
         return self.maker.piece(model, self.images, self.labels, self.attack)
 
     def checked(self, piece: Any) -> dict[str, Any]:
-        """Return what `made` returned, or raise ValueError if it is something else."""
+        """Return a `piece` that `made` returned, or raise ValueError if it is something else."""
         return self.maker.checked(piece, len(self.labels))
 
 
@@ -126,7 +126,7 @@ class Pieces:
             yield task, self.state.get(task.key, partial(self._awaited, task, coming), task.checked)
 
     def get(self, key: str, make: Callable[[], Any], parse: Callable[[Any], Parsed]) -> Parsed:
-        """Return a piece that is no attack's; see `State.get`."""
+        """Return a piece that is no attack's; `key`, `make` and `parse` are those of `State.get`."""
         return self.state.get(key, partial(self.hands.once, make), parse)
 
     def _awaited(self, task: Task, coming: Iterator[tuple[Task, dict[str, Any]]]) -> dict[str, Any]:

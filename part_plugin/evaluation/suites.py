@@ -81,10 +81,10 @@ def is_extra(attack: Any) -> bool:
 
 
 def adaptive_budget(adaptive: Budget | None, eps: float) -> Budget:
-    """Return the budget of the adaptive attacks.
+    """Return the budget of the adaptive attacks, 1.5 `eps` and `eps` unless `adaptive` is given.
 
     Raises:
-        TypeError: `adaptive` is none.
+        TypeError: `adaptive` is no budget.
     """
     if adaptive is None:
         return PixelBudget(1.5 * eps, eps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import io
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 _NETWORK = "network"
 
@@ -46,6 +48,27 @@ def packed(thing: Any, network: nn.Module | None = None) -> bytes:
         raise StaysHere(_told(error)) from error
 
 
+def packed_network(network: nn.Module) -> bytes:
+    """Return a network as bytes; weights that torch's parametrizations compute travel as what they are in eval mode.
+
+    Args:
+        network: the caller's.
+
+    Raises:
+        StaysHere: it cannot be sent.
+    """
+    if not any(is_parametrized(module) for module in network.modules()):
+        return packed(network)
+    try:
+        network = copy.deepcopy(network).eval()
+        for module in network.modules():
+            if is_parametrized(module):
+                _fix_weights(module)
+    except Exception as error:  # not every network can be copied
+        raise StaysHere(_told(error)) from error
+    return packed(network)
+
+
 def unpacked(data: bytes, network: nn.Module | None = None) -> Any:
     """Return what `packed` was given.
 
@@ -70,6 +93,16 @@ def _pickled(kind: Any, thing: Any, network: nn.Module | None) -> bytes:
     pickler.network = network
     pickler.dump(thing)
     return file.getvalue()
+
+
+def _fix_weights(module: nn.Module) -> None:
+    """Give a copy of a parametrised module its weights as they are (`remove_parametrizations` changes the original)."""
+    weights = {name: getattr(module, name).detach().clone() for name in vars(module)["_modules"]["parametrizations"]}
+    plain = type_before_parametrizations(module)
+    del module.parametrizations
+    module.__class__ = plain
+    for name, weight in weights.items():
+        module.register_parameter(name, nn.Parameter(weight, requires_grad=False))
 
 
 class _Named:

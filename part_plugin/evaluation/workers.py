@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..network.view import logits_of
 from .pieces import Alone, Task
-from .travel import StaysHere, packed
+from .travel import StaysHere, packed, packed_network
 from .worker import Worker
 from .worker_main import Settings
 
@@ -100,7 +100,7 @@ class Workers(Alone):
             StaysHere: the network cannot be sent to them, or gives other logits there.
         """
         try:
-            start = pickle.dumps((Settings.here(), packed(self.network), packed(self.images)))
+            start = pickle.dumps((Settings.here(), packed_network(self.network), packed(self.images)))
         except StaysHere as reason:
             raise StaysHere(f"the network cannot be sent to another ({reason})") from reason
         with torch.no_grad():

@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
+from conftest import assert_untouched, snapshot
+from evaluation.conftest import narrow
 from evaluation.travellers import Chatty
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from part_plugin.adapters.robustbench import build_model
-from part_plugin.evaluation.travel import StaysHere, packed, unpacked
+from part_plugin.evaluation.travel import StaysHere, packed, packed_network, unpacked
 
 SMALL = {"channel_configs": [8, 8, 16, 32], "depth_configs": [1, 1, 1]}
 
@@ -61,6 +65,25 @@ def test_a_network_that_is_there_already_is_named_alone(narrow_net):
     assert len(data) < len(packed(narrow_net))
 
 
+def test_weights_that_are_computed_travel_as_what_they_are(narrow_net, held_out):
+    parametrizations.weight_norm(narrow_net[0])
+    parametrizations.spectral_norm(narrow_net[3])
+    narrow_net.train()  # in which access to a weight changes what it is computed from
+    before = snapshot(narrow_net)
+    back = unpacked(packed_network(narrow_net))
+    assert_untouched(narrow_net, before)
+    narrow_net.eval()
+    assert torch.equal(back(held_out[0]), narrow_net(held_out[0]))
+    assert sorted(back.state_dict()) == sorted(narrow().state_dict())
+
+
+def test_a_network_that_cannot_be_copied_stays(narrow_net):
+    parametrizations.weight_norm(narrow_net[0])
+    narrow_net[1].lock = threading.Lock()
+    with pytest.raises(StaysHere, match=r"^TypeError: cannot pickle '_thread.lock' object$"):
+        packed_network(narrow_net)
+
+
 def test_a_network_of_robustbench_is_made_where_nothing_was_imported(tmp_path):
     (tmp_path / "packet").write_bytes(packed(build_model("robust_wide_resnet.RobustWideResNet", SMALL)))
     program = "from part_plugin.evaluation.travel import unpacked; print(unpacked(open('packet', 'rb').read()))"
@@ -70,7 +93,7 @@ def test_a_network_of_robustbench_is_made_where_nothing_was_imported(tmp_path):
 
 def test_what_cannot_travel_says_why(narrow_net, monkeypatch):
     with pytest.raises(StaysHere, match=r"^TypeError: cannot pickle '_thread.lock' object$"):
-        packed([__import__("threading").Lock()])
+        packed([threading.Lock()])
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     local = r"closure.<locals>.Local.*; pip install cloudpickle, or define it in a module of its own$"
