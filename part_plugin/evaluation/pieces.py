@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from .state import State, reserved
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+logger = logging.getLogger(__name__)
 Parsed = TypeVar("Parsed")
 
 
@@ -86,9 +88,15 @@ class Alone:
 
         Args:
             model: what to evaluate, in eval mode.
-            card: what tells the evaluation from others.
+            card: what tells the evaluation from others, the number of images and batch_size among it.
         """
         self.model = model
+        images, size = card["n"], card["batch_size"]
+        if self.writes and (batches := -(-images // size)) < self.processes:
+            logger.warning(
+                "%d of %d processes have work: %d images are %d batches of batch_size=%d, which are what they share",
+                *(batches, self.processes, images, batches, size),
+            )
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
         """Make the pieces of `tasks`, which do not depend on each other, and yield them as they come."""

@@ -164,6 +164,21 @@ def test_two_processes_find_what_one_does(narrow_net, few, whole, whole_state, t
     assert all(made[key]["seconds"] != piece["seconds"] for key, piece in first.items())
 
 
+def test_a_batch_that_memory_is_too_small_for_goes_in_parts_and_says_so(narrow_net, few):
+    class Small(nn.Module):
+        def forward(self, x):
+            if len(x) > 3:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return narrow_net(x)
+
+    attack, (x, y) = autoattack.AutoAttack(EPS, 0), (given[:6] for given in few)
+    whole, parts = attack.piece(narrow_net, x, y, "apgd-ce"), attack.piece(Small(), x, y, "apgd-ce")
+    assert whole["warnings"] == []
+    assert parts["warnings"] == ["memory ran out for 6 images at once; the random draws of a part are its own"]
+    halves = [attack.piece(narrow_net, x[rows], y[rows], "apgd-ce")["correct"] for rows in (slice(3), slice(3, 6))]
+    assert parts["correct"] == "".join(halves)
+
+
 def test_it_says_what_is_left(whole):
     result = whole["autoattack"]
     assert (result.name, result.eps, result.eps_low) == ("autoattack", EPS, EPS)
@@ -241,7 +256,7 @@ def test_images_that_are_classified_otherwise_the_second_time(few):
 
     x, y = few[0], torch.arange(12) % 10
     hands = Alone()
-    hands.start(Ordered(), {})
+    hands.start(Ordered(), {"n": 12, "batch_size": 12})
     with (
         progress(False, 12, "img") as bar,
         pytest.raises(

@@ -109,7 +109,7 @@ def by_one_process(net, held_out):
     """Flags and errors of tasks that a process of its own makes, or is to make."""
     images, labels = held_out
     with Workers(net, images[:8], [{}]) as hands:
-        hands.start(net.eval(), {})
+        hands.start(net.eval(), {"n": 64, "batch_size": 32})
         return dict(made for made in hands.run(tasks_of("pgd1", images, labels)))
 
 
@@ -196,9 +196,12 @@ def test_processes_end_with_the_one_that_asks(narrow_net, held_out):
     process.stdout.close()
 
 
-def test_one_batch_is_nothing_to_share(narrow_net, held_out, started):
+def test_one_batch_is_nothing_to_share(narrow_net, held_out, started, caplog):
     evaluate(narrow_net, *held_out, EPS, ["pgd1"], batch_size=64, verbose=False, jobs=2)
     assert started == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 of 2 processes have work: 64 images are 1 batches of batch_size=64, which are what they share"
+    ]
 
 
 @pytest.mark.parametrize(
