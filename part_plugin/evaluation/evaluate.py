@@ -92,7 +92,7 @@ def evaluate(
             `Workers`.
         devices: cards, from the model's on, that share them, with a process each.
         ranks: whether the ranks of torch.distributed share them; each calls `evaluate` with the same arguments and
-            gets the result, rank 0 writes the `state`.
+            gets the result, rank 0 writes the `state`. Cards and machines must be of one kind.
 
     Raises:
         TypeError, ValueError: a model that is no network, wrong images or labels, eps < 0 (for "gradients" 0),
@@ -124,14 +124,14 @@ def evaluate(
     first = x[: min(batch_size, 8)].detach().to(device_of(model))
     with (
         explained(model, first),
-        shared(model, first, jobs, devices, ranks) as hands,
+        shared(model, jobs, devices, ranks) as hands,
         hands.reserved(state) as state,
         evaluated(model, first) as model,
     ):
         x, y = x.detach().cpu().clone(), y.cpu().clone()
         warnings = examine(model, first.clone(), y, strict)
         card = card_of(model, x, y, [*rows, *filter(is_extra, attacks)], eps, seed, batch_size)
-        hands.start(model, card)
+        hands.start(model, first, card)
         kept = State(state, {key: card[key] for key in ("weights", "data", "eps", "norm", "seed", "batch_size")})
         pieces = Pieces(kept, hands)
         verbose = verbose and hands.writes

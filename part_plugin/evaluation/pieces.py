@@ -83,11 +83,12 @@ class Alone:
         with reserved(state):
             yield state
 
-    def start(self, model: nn.Module, card: Mapping[str, Any]) -> None:
+    def start(self, model: nn.Module, images: Tensor, card: Mapping[str, Any]) -> None:
         """Begin with a model.
 
         Args:
             model: what to evaluate, in eval mode.
+            images: the first few, on its device.
             card: what tells the evaluation from others, the number of images and batch_size among it.
         """
         self.model = model

@@ -9,9 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from ..files import StrPath
+from ..network.view import logits_of
+from .common import digest
 from .pieces import Alone, Task
 from .state import reserved
 
@@ -87,24 +89,27 @@ class Ranks(Alone):
             self.once(lambda: stack.enter_context(reserved(state)))
             yield state if self.rank == 0 else None
 
-    def start(self, model: nn.Module, card: Mapping[str, Any]) -> None:
+    def start(self, model: nn.Module, images: Tensor, card: Mapping[str, Any]) -> None:
         """Begin with a model.
 
         Args:
             model: what to evaluate, in eval mode.
+            images: the first few, on its device.
             card: what tells the evaluation from others.
 
         Raises:
-            ValueError: the ranks do not evaluate the same, or not with as many threads, on which sums depend.
+            ValueError: the ranks do not evaluate the same, or do not compute alike.
         """
-        super().start(model, card)
-        mine = {**card, "threads": torch.get_num_threads()}
+        super().start(model, images, card)
+        with torch.no_grad():
+            logits = logits_of(model, images).float().cpu()
+        mine = {**card, "threads": torch.get_num_threads(), "logits": digest([logits])}
         for rank, other in enumerate(self._exchange(mine)):
             for name, value in mine.items():
                 if other[name] != value:
                     raise ValueError(
                         f"rank {rank} evaluates with {name}={other[name]!r}, rank {self.rank} with {name}={value!r}; "
-                        "all ranks must call evaluate with the same"
+                        "all ranks must call evaluate with the same, on devices of one kind"
                     )
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:

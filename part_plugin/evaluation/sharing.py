@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..checks import check_count
 from .common import device_of
@@ -14,12 +14,11 @@ from .ranks import Ranks
 from .workers import Workers
 
 
-def shared(model: nn.Module, images: Tensor, jobs: int, devices: int, ranks: bool) -> Alone:
+def shared(model: nn.Module, jobs: int, devices: int, ranks: bool) -> Alone:
     """Return who makes the pieces of an evaluation of a model.
 
     Args:
         model: the caller's.
-        images: the first few, on the model's device.
         jobs: processes on the CPU.
         devices: devices like the model's, with a process each.
         ranks: whether the ranks of torch.distributed do.
@@ -42,11 +41,11 @@ def shared(model: nn.Module, images: Tensor, jobs: int, devices: int, ranks: boo
     if devices > 1 and device.type != "cuda":
         raise ValueError(f"devices={devices} is for models on cuda; the model is on {device}, for which there is jobs")
     if jobs > 1:
-        return Workers(model, images, [{}] * jobs)
+        return Workers(model, [{}] * jobs)
     if devices > 1:
         if devices > (there := torch.cuda.device_count()):
             raise ValueError(f"devices={devices} is not allowed; there are {there}")
-        return Workers(model, images, environments(device.index, devices, there))
+        return Workers(model, environments(device.index, devices, there))
     return Alone()
 
 

@@ -9,7 +9,7 @@ from ..network.view import logits_of
 from ..part import PART
 from .common import seeded
 
-UPDATES = 50
+UPDATES = 40
 """At least; ten passes over the samples if that is more."""
 
 

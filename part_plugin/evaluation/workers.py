@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from queue import SimpleQueue
@@ -31,13 +31,12 @@ class Workers(Alone):
 
     Args:
         network: the caller's.
-        images: the first few, on the model's device.
         environments: what each process has in its environment that this one has not.
     """
 
-    def __init__(self, network: nn.Module, images: Tensor, environments: Sequence[dict[str, str]]):
+    def __init__(self, network: nn.Module, environments: Sequence[dict[str, str]]):
         self.network = network.module if isinstance(network, nn.DataParallel) else network
-        self.images, self.environments = images.clone(), environments
+        self.environments = environments
         self.processes = len(environments)
         self._workers: list[Worker] | None = None
         self._idle: SimpleQueue[Worker] = SimpleQueue()
@@ -49,6 +48,17 @@ class Workers(Alone):
         self._close()
         self._threads.shutdown(cancel_futures=True)
         self._close()
+
+    def start(self, model: nn.Module, images: Tensor, card: Mapping[str, Any]) -> None:
+        """Begin with a model.
+
+        Args:
+            model: what to evaluate, in eval mode.
+            images: the first few, on its device.
+            card: what tells the evaluation from others.
+        """
+        super().start(model, images, card)
+        self.images = images.clone()  # not the memory of all
 
     def _close(self) -> None:
         for worker in self._workers or []:
@@ -117,7 +127,7 @@ class Workers(Alone):
     def _made(self, task: Task) -> dict[str, Any]:
         worker = self._idle.get()
         try:
-            alone = replace(task, images=task.images.clone(), labels=task.labels.clone())  # not the memory of all
+            alone = replace(task, images=task.images.clone(), labels=task.labels.clone())
             return worker.make(packed(alone, self.network), task.key)
         finally:
             self._idle.put(worker)

@@ -256,7 +256,7 @@ def test_images_that_are_classified_otherwise_the_second_time(few):
 
     x, y = few[0], torch.arange(12) % 10
     hands = Alone()
-    hands.start(Ordered(), {"n": 12, "batch_size": 12})
+    hands.start(Ordered(), x, {"n": 12, "batch_size": 12})
     with (
         progress(False, 12, "img") as bar,
         pytest.raises(

@@ -31,7 +31,7 @@ class Count(ByBatch):
 
 def pieces(model, state):
     hands = Alone()
-    hands.start(model, {"n": 7, "batch_size": 3})
+    hands.start(model, torch.zeros(7, 1, 1, 1), {"n": 7, "batch_size": 3})
     return Pieces(state, hands)
 
 

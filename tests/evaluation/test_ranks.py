@@ -53,4 +53,6 @@ def test_an_error_of_one_is_heard_of_by_all(told):
 def test_ranks_that_evaluate_something_else_are_refused(told):
     for rank in range(2):
         assert told[rank]["other images"].startswith(f"ValueError: rank {1 - rank} evaluates with data='")
-        assert told[rank]["other images"].endswith("'; all ranks must call evaluate with the same")
+        assert told[rank]["other images"].endswith(
+            "'; all ranks must call evaluate with the same, on devices of one kind"
+        )

@@ -17,7 +17,7 @@ def test_it_is_adversarial_training_on_what_the_model_predicts(
     narrow_net, digits, monkeypatch, updates, n, expected_updates
 ):
     """Written out: steps of Adam at 3e-3 on AT with one step of eps, on batches drawn with the seed."""
-    assert surrogate.UPDATES == 50
+    assert surrogate.UPDATES == 40
     monkeypatch.setattr(surrogate, "UPDATES", updates)
     few = digits[0][1400 : 1400 + n]
     before, state = snapshot(narrow_net), torch.random.get_rng_state()

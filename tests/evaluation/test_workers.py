@@ -108,8 +108,8 @@ def tasks_of(attack, images, labels):
 def by_one_process(net, held_out):
     """Flags and errors of tasks that a process of its own makes, or is to make."""
     images, labels = held_out
-    with Workers(net, images[:8], [{}]) as hands:
-        hands.start(net.eval(), {"n": 64, "batch_size": 32})
+    with Workers(net, [{}]) as hands:
+        hands.start(net.eval(), images[:8], {"n": 64, "batch_size": 32})
         return dict(made for made in hands.run(tasks_of("pgd1", images, labels)))
 
 
