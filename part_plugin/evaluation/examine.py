@@ -44,24 +44,6 @@ def examine(model: nn.Module, images: Tensor, y: Tensor, strict: bool) -> list[s
     return wrong
 
 
-def twice(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits (N, K) that a `model` has of `images`, and those that it has the next time."""
-    with torch.no_grad():
-        return logits_of(model, images), logits_of(model, images)
-
-
-def differ(logits: Tensor, others: Tensor, scale: Tensor | None = None) -> bool:
-    """Return whether logits differ by more than by rounding.
-
-    Args:
-        logits: (N, K).
-        others: likewise.
-        scale: logits whose size tells what is rounding. (Default: `logits`)
-    """
-    size = float((logits if scale is None else scale).abs().max())
-    return bool((logits - others).abs().max() > 1e-3 * (1 + size))
-
-
 def card_of(
     model: nn.Module, x: Tensor, y: Tensor, names: list[str], eps: float, seed: int, batch_size: int
 ) -> dict[str, Any]:
@@ -80,6 +62,24 @@ def card_of(
         "attacks": names,
         "versions": versions(),
     }
+
+
+def twice(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, K) that a `model` has of `images`, and those that it has the next time."""
+    with torch.no_grad():
+        return logits_of(model, images), logits_of(model, images)
+
+
+def differ(logits: Tensor, others: Tensor, scale: Tensor | None = None) -> bool:
+    """Return whether logits differ by more than by rounding.
+
+    Args:
+        logits: (N, K).
+        others: likewise.
+        scale: logits whose size tells what is rounding. (Default: `logits`)
+    """
+    size = float((logits if scale is None else scale).abs().max())
+    return bool((logits - others).abs().max() > 1e-3 * (1 + size))
 
 
 def versions() -> dict[str, str | None]:
