@@ -23,6 +23,7 @@ def evaluate_all(
     options: dict[str, Any],
     overwrite: bool,
     quiet: bool,
+    writes: bool = True,
 ) -> None:
     """Evaluate networks one after the other, and write and print what was found.
 
@@ -36,11 +37,14 @@ def evaluate_all(
         options: more arguments of `evaluate`.
         overwrite: whether results that are there may be replaced.
         quiet: whether to print nothing but warnings.
+        writes: whether this process writes and prints; of several ranks the first does.
     """
     evaluations: dict[str, list[Evaluation]] = {name: [] for name in loaded}
     for run, name, seed in plan:
         state = out / f"{run}.state.json"
         evaluation = evaluate(loaded[name][0], x, y, eps, seed=seed, name=run, state=state, **options)
+        if not writes:
+            continue
         evaluation.save(out / run, overwrite)
         say(f"{evaluation}\n", quiet)
         for warning in evaluation.warnings if quiet else ():
@@ -51,7 +55,7 @@ def evaluate_all(
             table = 100 * compare(several)
             say(f"{name}, mean and standard deviation over {len(several)} seeds, in %", quiet)
             say(f"{table.agg(['mean', 'std']).T.round(2).to_string()}\n", quiet)
-    if len(plan) > 1:
+    if len(plan) > 1 and writes:
         everything = [evaluation for group in evaluations.values() for evaluation in group]
         say_comparison(everything, out / "comparison", quiet)
 

@@ -91,12 +91,15 @@ def evaluate(
     key: option.Key = None,
     model_dir: option.ModelDir = Path("models"),
     quiet: option.Quiet = False,
+    jobs: Annotated[int, typer.Option(help="Processes that share the work on the CPU.")] = 1,
+    devices: Annotated[int, typer.Option(help="Cards that share the work, with --device cuda.")] = 1,
 ) -> None:
     """Measure accuracies; writes NAME.json, .md and .csv for each checkpoint, and a comparison of several.
 
-    A run that was interrupted goes on where it was when the same command is given again.
+    A run that was interrupted goes on where it was when the same command is given again, also with other --jobs. The
+    processes of torchrun share it, too: torchrun --nproc-per-node 4 --no-python -- part-plugin evaluate ...
 
-    Example: part-plugin evaluate at.pt part.pt --root data --n 1000 --suite paper --device cuda
+    Example: part-plugin evaluate at.pt part.pt --root data --n 1000 --suite paper --device cuda --devices 2
 
     Example: part-plugin evaluate part.pt --attacks natural,pgd20,mma --eps 8/255
 
@@ -106,29 +109,33 @@ def evaluate(
     Example: part-plugin evaluate robustbench:Wong2020Fast --model-dir models
     """
     from .cli_evaluate import evaluate_all
-    from .evaluation.evaluate import row_names
     from .evaluation.examine import versions
+    from .evaluation.ranks import joined, own_device, rank_of_torchrun
+    from .evaluation.suites import row_names
     from .recipes.reports import check_results, reserved_results
 
     chosen = None if attacks is None else [attack.strip() for attack in attacks.split(",")]
     check_count("--seeds", seeds)
     check_seed("--seed", seed + seeds - 1 if seed >= 0 else seed)
-    check_count("--batch-size", batch_size)
+    for name, count in (("--batch-size", batch_size), ("--jobs", jobs), ("--devices", devices)):
+        check_count(name, count)
     asked = None if eps is None else parse_radius("eps", eps)
     names = row_names(chosen or (), None if chosen else suite, 8 / 255 if asked is None else asked, seed)
     card = {"batch_size": batch_size, "attacks": names, "versions": versions()}
     plan = runs(checkpoints, range(seed, seed + seeds))
-    usable = usable_device("--device", device)
+    usable, writes = usable_device("--device", own_device(device)), rank_of_torchrun() in (None, 0)
     others = Others(architecture, arguments, num_classes, mean, std, key, model_dir)
-    with reserved_results(plan, out, ({} if asked is None else {"eps": asked}) | card, overwrite):
+    written, quiet = plan if writes else [], quiet or not writes
+    with joined() as ranks, reserved_results(written, out, ({} if asked is None else {"eps": asked}) | card, overwrite):
         loaded = load_networks(checkpoints, others, usable)
         radius = radius_for(loaded, eps)
-        check_results(plan, out, {"eps": radius}, overwrite)
+        check_results(written, out, {"eps": radius}, overwrite)
         say("\n".join(told(loaded)), quiet)
         x, y = images_for({name: about for name, (_, about) in loaded.items()}, dataset, root, download, n)
         options: dict[str, Any] = {"batch_size": batch_size, "corruptions_dir": corruptions_dir, "verbose": not quiet}
+        options |= {"jobs": jobs, "devices": devices, "ranks": ranks}
         options |= {"suite": suite} if chosen is None else {"attacks": chosen}
-        evaluate_all(plan, loaded, x, y, radius, out, options, overwrite, quiet)
+        evaluate_all(plan, loaded, x, y, radius, out, options, overwrite, quiet, writes)
 
 
 @app.command()

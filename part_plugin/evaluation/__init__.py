@@ -5,10 +5,11 @@ from .combine import compare, merged
 from .corrupted_images import CORRUPTIONS, corrupted
 from .corruption_result import CorruptionResult
 from .corruptions import corruption_accuracy
-from .evaluate import SUITES, evaluate
+from .evaluate import evaluate
 from .gradient_result import GradientChecks
 from .gradients import gradient_checks
 from .results import Evaluation
+from .suites import SUITES
 
 __all__ = [
     "CORRUPTIONS",

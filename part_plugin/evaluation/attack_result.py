@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from .content import FLAGS, NAME, NUMBER, RADIUS, TEXT, TEXTS, check_entries
+from .content import FLAGS, NAME, NUMBER, OPTIONAL_NUMBER, TEXT, TEXTS, check_entries
 
 _NEEDED = {"name": NAME, "correct": FLAGS, "seconds": NUMBER}
-_OPTIONAL = {"eps": RADIUS, "eps_low": RADIUS, "settings": TEXT, "warnings": TEXTS}
+_OPTIONAL = {"eps": OPTIONAL_NUMBER, "eps_low": OPTIONAL_NUMBER, "settings": TEXT, "warnings": TEXTS}
 Flags = NDArray[np.bool_]
 """Whether the model is right about each sample, (N,)."""
 

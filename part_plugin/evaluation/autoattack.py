@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,9 @@ from ..network.view import logits_of
 from .attack_result import AttackResult, check_flags, flags_from_text, flags_to_text
 from .common import correct, device_of, seeded
 from .entries import Entry
-from .state import State
+from .pieces import Pieces, Task
+
+_LOGGER = "auto-attack"
 
 
 class LogitsOnly(nn.Module):
@@ -74,7 +75,7 @@ class AutoAttack(Entry):
         self.eps, self.seed = eps, seed
 
     def results(
-        self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, state: State, bar: tqdm[Any]
+        self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, pieces: Pieces, bar: tqdm[Any]
     ) -> list[AttackResult]:
         """Return the result under AutoAttack."""
         from pyautoattack import checks
@@ -83,32 +84,62 @@ class AutoAttack(Entry):
         with torch.no_grad():
             num_classes = logits_of(model, x[:1].to(device)).shape[1]
         attacks = attacks_for(num_classes)
-        adversary = self._adversary(model, num_classes, device)
         batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
         flags = torch.cat([correct(model, a.to(device), b.to(device)).cpu() for a, b in batches]).numpy()
         left, seconds, warnings = {"clean": float(flags.mean())}, 0.0, []
         if "apgd-t" not in attacks:
             warnings.append(f"reduced AutoAttack ({', '.join(attacks)}), as the model has {num_classes} classes")
-        with _listening(adversary.logger, warnings):
-            for attack in attacks:
-                adversary.attacks_to_run = [attack]
-                rows = np.flatnonzero(flags)
-                bar.reset(len(rows))
-                for first in range(0, len(rows), batch_size):
-                    batch = rows[first : first + batch_size]
-                    images, labels = x[batch].to(device), y[batch].to(device)
-                    make = partial(self._piece, adversary, model, images, labels, warnings)
-                    piece = state.get(f"autoattack/{attack}/{first}", make, partial(_checked, rows=len(batch)))
-                    flags[batch] = flags_from_text(piece["correct"])
-                    seconds += piece["seconds"]
-                    warnings += piece["warnings"]
-                    bar.update(len(batch))
-                    bar.set_description_str(f"{attack}, {flags.mean():.2%} left")
-                left[attack] = float(flags.mean())
-            checks.check_square_sr(left, logger=adversary.logger)
+        for attack in attacks:
+            rows = np.flatnonzero(flags)
+            bar.reset(len(rows))
+            batches_left = {first: rows[first : first + batch_size] for first in range(0, len(rows), batch_size)}
+            tasks = [
+                Task(f"autoattack/{attack}/{first}", self, x[batch], y[batch], attack)
+                for first, batch in batches_left.items()
+            ]
+            for batch, (_, piece) in zip(batches_left.values(), pieces.each(tasks), strict=True):
+                flags[batch] = flags_from_text(piece["correct"])
+                seconds += piece["seconds"]
+                warnings += piece["warnings"]
+                bar.update(len(batch))
+                bar.set_description_str(f"{attack}, {flags.mean():.2%} left")
+            left[attack] = float(flags.mean())
+        with _listening(logging.getLogger(_LOGGER), warnings):
+            checks.check_square_sr(left, logger=logging.getLogger(_LOGGER))
         version = "standard" if "apgd-t" in attacks else "reduced"
         settings = f"{version}, left after " + ", ".join(f"{name}: {share:.2%}" for name, share in left.items())
         return [AttackResult("autoattack", flags, seconds, self.eps, self.eps, settings, _unique(warnings))]
+
+    def piece(self, model: nn.Module, images: Tensor, labels: Tensor, attack: str) -> dict[str, Any]:
+        """Return flags of `model` on `images` and `labels` under one `attack`, its seconds and warnings, as data."""
+        began, device, warnings = time.perf_counter(), device_of(model), list[str]()
+        images, labels = images.to(device), labels.to(device)
+        with torch.no_grad():
+            num_classes = logits_of(model, images[:1]).shape[1]
+        adversary = self._adversary(model, num_classes, device)
+        adversary.attacks_to_run = [attack]
+        tracer = sys.gettrace()  # its check for dynamic defences switches tracing off
+        try:
+            with _listening(adversary.logger, warnings):
+                parts = within_memory(
+                    lambda rows: self._flags(adversary, model, images[rows], labels[rows]), len(images)
+                )
+        finally:
+            sys.settrace(tracer)
+        if len(parts) > 1:
+            warnings.append(f"memory ran out for {len(images)} images at once; the random draws of a part are its own")
+        told = [warning for warning in warnings if not warning.startswith("with only")]  # few classes: taken care of
+        flags, seconds = torch.cat(parts).cpu().numpy(), time.perf_counter() - began
+        return {"correct": flags_to_text(flags), "seconds": seconds, "warnings": _unique(told)}
+
+    def checked(self, piece: Any, rows: int) -> dict[str, Any]:
+        """Return a `piece` of so many `rows` if it is what `piece` returns.
+
+        Raises:
+            ValueError: it is not.
+        """
+        check_flags(piece, rows)
+        return {"warnings": [], **piece}
 
     def _adversary(self, model: nn.Module, num_classes: int, device: torch.device) -> Any:
         """Return pyautoattack's AutoAttack on a network."""
@@ -118,19 +149,6 @@ class AutoAttack(Entry):
         adversary = Adversary(LogitsOnly(model), **options)
         adversary.apgd_targeted.n_target_classes = adversary.fab.n_target_classes = min(9, num_classes - 1)
         return adversary
-
-    def _piece(self, adversary: Any, model: nn.Module, x: Tensor, y: Tensor, warnings: list[str]) -> dict[str, Any]:
-        """Run one attack on one batch and move what it warned of from `warnings` to the piece."""
-        began, known = time.perf_counter(), len(warnings)
-        tracer = sys.gettrace()  # its check for dynamic defences switches tracing off
-        try:
-            flags = torch.cat(within_memory(lambda rows: self._flags(adversary, model, x[rows], y[rows]), len(x)))
-        finally:
-            sys.settrace(tracer)
-        new, warnings[known:] = warnings[known:], []
-        new = [warning for warning in new if not warning.startswith("with only")]  # few classes: taken care of
-        seconds = time.perf_counter() - began
-        return {"correct": flags_to_text(flags.cpu().numpy()), "seconds": seconds, "warnings": _unique(new)}
 
     def _flags(self, adversary: Any, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Return which images survive the attacks that an adversary is to run.
@@ -147,11 +165,6 @@ class AutoAttack(Entry):
                 "depend on the batch or on chance"
             )
         return flags
-
-
-def _checked(piece: Any, rows: int) -> dict[str, Any]:
-    check_flags(piece, rows)
-    return {"warnings": [], **piece}
 
 
 def _unique(messages: list[str]) -> list[str]:

@@ -23,7 +23,7 @@ FLAG: Kind = ("true or false", lambda value: type(value) is bool)
 FLAGS: Kind = ("a text of 0s and 1s", lambda value: type(value) is str and value != "" and not value.strip("01"))
 COUNT: Kind = ("a whole number >= 0", lambda value: type(value) is int and value >= 0)
 NUMBER: Kind = ("a number >= 0", _is_number)
-RADIUS: Kind = ("a number >= 0 or null", lambda value: value is None or _is_number(value))
+OPTIONAL_NUMBER: Kind = ("a number >= 0 or null", lambda value: value is None or _is_number(value))
 SHARE: Kind = ("a number from 0 to 1", lambda value: _is_number(value, 1))
 LIST: Kind = ("a list", lambda value: isinstance(value, list))
 LABELS: Kind = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..network.batching import within_memory
 from .attack_result import AttackResult, check_flags, flags_from_text, flags_to_text
 from .common import correct, device_of
 from .content import COUNT, LIST, check_entries
-from .state import State
+from .pieces import Pieces, Task
 
 Rows = dict[str, tuple[Tensor, float]]
 """Name of a row -> whether each sample of the batch is classified correctly, and the seconds that took."""
@@ -43,9 +42,14 @@ class Entry(ABC):
         """Smallest radius, that of unimportant pixels under Pixel-AG."""
         return self.eps
 
+    @property
+    def portable(self) -> bool:
+        """Whether it can be sent to another process."""
+        return True
+
     @abstractmethod
     def results(
-        self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, state: State, bar: tqdm[Any]
+        self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, pieces: Pieces, bar: tqdm[Any]
     ) -> list[AttackResult]:
         """Return one result per name.
 
@@ -54,7 +58,7 @@ class Entry(ABC):
             x: images (N, C, H, W) in [0, 1], on the CPU.
             y: class indices (N,), on the CPU.
             batch_size: samples at a time.
-            state: where finished pieces are taken from and kept.
+            pieces: where finished ones are taken from, and others made and kept.
             bar: progress, in samples.
         """
 
@@ -77,24 +81,23 @@ class ByBatch(Entry):
         return f"{self.names}/{self.settings}"
 
     def results(
-        self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, state: State, bar: tqdm[Any]
+        self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int, pieces: Pieces, bar: tqdm[Any]
     ) -> list[AttackResult]:
-        """Return one result per name; batches that are in `state` already are taken from there."""
-        key, pieces = self.key, []
-        for first in range(0, len(x), batch_size):
-            batch = slice(first, first + batch_size)
-            make, parse = partial(self.piece, model, x[batch], y[batch]), partial(self.checked, rows=len(x[batch]))
-            pieces.append(state.get(f"{key}/{first}", make, parse))
-            bar.update(len(x[batch]))
+        """Return one result per name; batches that are among `pieces` already are taken from there."""
+        key, made = self.key, []
+        batches = zip(range(0, len(x), batch_size), x.split(batch_size), y.split(batch_size), strict=True)
+        for task, piece in pieces.each([Task(f"{key}/{first}", self, *batch) for first, *batch in batches]):
+            made.append(piece)
+            bar.update(len(task.labels))
         return [
             AttackResult(
                 name,
-                np.concatenate([flags_from_text(piece[name][0]) for piece in pieces]),
-                sum(piece[name][1] for piece in pieces),
+                np.concatenate([flags_from_text(piece[name][0]) for piece in made]),
+                sum(piece[name][1] for piece in made),
                 self.eps,
                 self.eps_low,
                 self.settings,
-                self.warnings(pieces),
+                self.warnings(made),
             )
             for name in self.names
         ]
@@ -118,8 +121,8 @@ class ByBatch(Entry):
         """Call `run`, which calls `model`, on the rows of `images`, in as few parts as memory allows."""
         return within_memory(run, len(images))
 
-    def piece(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
-        """Return the flags of `model` on a batch of `images` and `labels`, and their seconds, as plain data."""
+    def piece(self, model: nn.Module, images: Tensor, labels: Tensor, attack: str = "") -> dict[str, Any]:
+        """Return flags of `model` on `images` and `labels`, and their seconds, as plain data; `attack` is ""."""
         device = device_of(model)
         images, labels = images.to(device), labels.to(device)
         parts = self.split(lambda rows: self.run(model, images[rows], labels[rows]), model, images)

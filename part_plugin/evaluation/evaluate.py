@@ -7,7 +7,8 @@ smaller eps_low is weaker by construction: it can be looked at, but never stands
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,13 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..budget import Budget
-from ..checks import check_choice, check_count, check_images, check_number, check_seed, class_indices, shown
+from ..checks import check_count, check_images, check_number, check_seed, class_indices
 from ..files import StrPath
 from ..mismatch import check_model, explained
-from ..pixel_budget import PixelBudget
 from ..radius import parse_radius, warn_of_unusual
 from .attack_result import AttackResult
-from .attacks import KNOWN, check_evidence, parse
+from .attacks import check_evidence, parse
 from .common import check_name, device_of, evaluated, fingerprint, progress
 from .corrupted_images import check_pictures, severities_of
 from .corruption_result import CorruptionResult
@@ -31,28 +31,11 @@ from .corruptions import corruption_accuracy
 from .examine import card_of, examine, guessing
 from .gradient_result import GradientChecks
 from .gradients import gradient_checks
+from .pieces import Pieces
 from .results import Evaluation
-from .state import State, reserved
-
-ATTACKS: Sequence[Any] = ("natural", "pgd20", "autoattack")
-EXTRAS = ("gradients", "corruptions")  # which are no attacks
-STEPS = (20, 40, 60, 80, 100)
-SUITES = {
-    "quick": ("natural", "pgd20"),
-    "standard": ("natural", "pgd20", "mma", "autoattack"),
-    "paper": (
-        "natural",
-        "pgd10",
-        *(f"pgd{steps}" for steps in STEPS),
-        "mma",
-        "autoattack",
-        *(f"adaptive_pgd{steps}" for steps in STEPS),
-        *(f"adaptive_mma{steps}" for steps in STEPS),
-        "gradients",
-        "corruptions",
-    ),
-}
-"""Attacks by the name of a suite; "paper" has every number of the paper's Tables 1 to 8 about one checkpoint."""
+from .sharing import shared
+from .state import State
+from .suites import ATTACKS, adaptive_budget, chosen_attacks, is_extra
 
 
 def evaluate(
@@ -72,6 +55,9 @@ def evaluate(
     surrogate: nn.Module | None = None,
     corruptions_dir: StrPath | None = None,
     strict: bool = True,
+    jobs: int = 1,
+    devices: int = 1,
+    ranks: bool = False,
 ) -> Evaluation:
     """Return the accuracy of a model on images as they are and under l_inf attacks of radius eps.
 
@@ -102,11 +88,18 @@ def evaluate(
         corruptions_dir: where CIFAR-10-C lies; default: "corruptions" are made from `x`.
         strict: refuse models whose logits change from call to call, depend on the batch, or are
             probabilities; False turns that into a warning in the result.
+        jobs: processes that share the batches of each attack of a model on the CPU, with the flags of one; see
+            `Workers`.
+        devices: cards, from the model's on, that share them, with a process each.
+        ranks: whether the ranks of torch.distributed share them; each calls `evaluate` with the same arguments and
+            gets the result, rank 0 writes the `state`. Cards and machines must be of one kind.
 
     Raises:
         TypeError, ValueError: a model that is no network, wrong images or labels, eps < 0 (for "gradients" 0),
             an unknown attack, a Pixel-AG attack as the only evidence, a model that `strict` refuses, a
-            state that belongs to another run.
+            state that belongs to another run, more than one of `jobs`, `devices` and `ranks`, or one that does not go
+            with the model's device.
+        RuntimeError: `ranks` without torch.distributed; an error of another rank.
         OSError: `state` cannot be written, which is tried before the work, or another evaluation is writing it.
         FileNotFoundError: `corruptions_dir` lacks a file.
     """
@@ -115,8 +108,8 @@ def evaluate(
     eps = parse_radius("eps", eps)
     warn_of_unusual(eps)
     batch_size, seed = check_count("batch_size", batch_size), check_seed("seed", seed)
-    attacks = _chosen(attacks, suite)
-    rows = parse((a for a in attacks if not _is_extra(a)), eps, _adaptive_budget(adaptive, eps), seed)
+    attacks = chosen_attacks(attacks, suite)
+    rows = parse((a for a in attacks if not is_extra(a)), eps, adaptive_budget(adaptive, eps), seed)
     entries = list(dict.fromkeys(rows.values()))
     check_evidence(entries, eps)
     with_gradients, with_corruptions = "gradients" in attacks, "corruptions" in attacks
@@ -129,56 +122,46 @@ def evaluate(
     if with_corruptions and corruptions_dir is None:
         check_pictures(x)
     first = x[: min(batch_size, 8)].detach().to(device_of(model))
-    with explained(model, first), reserved(state), evaluated(model, first) as model:
+    with (
+        explained(model, first),
+        shared(model, jobs, devices, ranks) as hands,
+        hands.reserved(state) as state,
+        evaluated(model, first) as model,
+    ):
         x, y = x.detach().cpu().clone(), y.cpu().clone()
         warnings = examine(model, first.clone(), y, strict)
-        card = card_of(model, x, y, [*rows, *filter(_is_extra, attacks)], eps, seed, batch_size)
-        pieces = State(state, {key: card[key] for key in ("weights", "data", "eps", "norm", "seed", "batch_size")})
+        card = card_of(model, x, y, [*rows, *filter(is_extra, attacks)], eps, seed, batch_size)
+        hands.start(model, first, card)
+        kept = State(state, {key: card[key] for key in ("weights", "data", "eps", "norm", "seed", "batch_size")})
+        pieces = Pieces(kept, hands)
+        verbose = verbose and hands.writes
         options: Any = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
         corruptions = gradients = None
         if with_corruptions:  # first, because its files may be missing
             data = (x, y) if corruptions_dir is None else (None, None)
             measure = partial(corruption_accuracy, model, *data, data_dir=corruptions_dir, **options)
             source = severities_of(x) if corruptions_dir is None else os.path.abspath(corruptions_dir)
-            with pieces.stopping_in(f"corruptions of {name}"):
+            with kept.stopping_in(f"corruptions of {name}"):
                 key = f"corruptions/{source}"
                 corruptions = pieces.get(key, lambda: measure().to_dict(), CorruptionResult.from_dict)
         results: dict[str, AttackResult] = {}
+        began = time.perf_counter()
         for entry in entries:
             with (
                 progress(verbose, len(x), "img", entry.names[0]) as bar,
-                pieces.stopping_in(f"{entry.names[0]} of {name}"),
+                kept.stopping_in(f"{entry.names[0]} of {name}"),
             ):
                 results |= {result.name: result for result in entry.results(model, x, y, batch_size, pieces, bar)}
         warnings += guessing(model, first.clone(), results.get("natural"))
+        wall = time.perf_counter() - began if hands.processes > 1 else None
         if with_gradients:
             check = partial(gradient_checks, model, x, y, eps, surrogate=surrogate, **options)
             source = "" if surrogate is None else fingerprint(surrogate)
-            with pieces.stopping_in(f"gradients of {name}"):
+            with kept.stopping_in(f"gradients of {name}"):
                 key = f"gradients/{source}"
                 gradients = pieces.get(key, lambda: check().to_dict(), GradientChecks.from_dict)
     listed = [results[row] for row in rows]
-    return Evaluation(name, eps, seed, listed, y.numpy(), card, gradients, corruptions, warnings)
-
-
-def row_names(attacks: Sequence[Any], suite: str | None, eps: float, seed: int) -> list[str]:
-    """Return the names of the attacks of an evaluation as its card has them, after checking them.
-
-    The arguments are those of `evaluate`.
-
-    Args:
-        attacks: see there.
-        suite: likewise.
-        eps: likewise, a number.
-        seed: likewise.
-
-    Raises:
-        TypeError, ValueError: see `evaluate`.
-    """
-    chosen = _chosen(attacks, suite)
-    rows = parse((a for a in chosen if not _is_extra(a)), eps, _adaptive_budget(None, eps), seed)
-    check_evidence(list(dict.fromkeys(rows.values())), eps)
-    return [*rows, *filter(_is_extra, chosen)]
+    return Evaluation(name, eps, seed, listed, y.numpy(), card, gradients, corruptions, warnings, wall)
 
 
 def _images(x: Any) -> Tensor:
@@ -200,44 +183,3 @@ def _images(x: Any) -> Tensor:
         raise TypeError(f"x is a {kind}; images as a tensor or an array (N, C, H, W) are needed{remedy}") from None
     check_images(images, hint="; move their normalisation into the model: nn.Sequential(Normalize(mean, std), model)")
     return images
-
-
-def _chosen(attacks: Sequence[Any], suite: str | None) -> tuple[Any, ...]:
-    """Return the attacks asked for.
-
-    Raises:
-        TypeError: `attacks` is no list.
-        ValueError: it is empty or holds one of `EXTRAS` twice, `suite` is unknown or not alone.
-    """
-    if suite is not None:
-        if attacks not in (ATTACKS, ()):
-            raise ValueError(f"suite={shown(suite)} does not go with attacks={shown(attacks)}; pass one of them")
-        return SUITES[check_choice("suite", suite, list(SUITES))]
-    if isinstance(attacks, str) or not isinstance(attacks, Iterable):
-        raise TypeError(
-            f"attacks={shown(attacks)} is a {type(attacks).__name__}; a list is needed, such as ['natural', 'pgd20']"
-        )
-    attacks = tuple(attacks)
-    if not attacks:
-        raise ValueError(f"attacks is empty; choose from {KNOWN}")
-    for extra in EXTRAS:
-        if attacks.count(extra) > 1:
-            raise ValueError(f"attacks holds {extra!r} twice")
-    return attacks
-
-
-def _is_extra(attack: Any) -> bool:
-    return isinstance(attack, str) and attack in EXTRAS
-
-
-def _adaptive_budget(adaptive: Budget | None, eps: float) -> Budget:
-    """Return the budget of the adaptive attacks.
-
-    Raises:
-        TypeError: `adaptive` is none.
-    """
-    if adaptive is None:
-        return PixelBudget(1.5 * eps, eps)
-    if not isinstance(adaptive, Budget):
-        raise TypeError(f"adaptive={adaptive!r} is a {type(adaptive).__name__}; a Budget such as PixelBudget is needed")
-    return adaptive

@@ -27,17 +27,16 @@ def examine(model: nn.Module, images: Tensor, y: Tensor, strict: bool) -> list[s
     Raises:
         ValueError: such a model, labels without a logit, logits that are not finite.
     """
+    logits, repeated = twice(model, images)
     with torch.no_grad():
-        logits, repeated = logits_of(model, images), logits_of(model, images)
         alone = logits_of(model, images[:1])
     check_class_range(y, logits.shape[1])
     if not logits.isfinite().all():
         raise ValueError("the model's logits are not finite on the first images")
-    scale = 1e-3 * (1 + float(logits.abs().max()))
     wrong = []
-    if (logits - repeated).abs().max() > scale:
+    if differ(logits, repeated):
         wrong.append("the model's logits change from call to call, as in a randomised defence")
-    elif (logits[:1] - alone).abs().max() > scale:
+    elif differ(logits[:1], alone, logits):
         wrong.append("the model's logits of an image depend on the other images of the batch")
     if are_probabilities(logits):
         wrong.append("the model's output is a probability distribution; attacks need the logits")
@@ -85,6 +84,24 @@ def card_of(
         "attacks": names,
         "versions": versions(),
     }
+
+
+def twice(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, K) that a `model` has of `images`, and those that it has the next time."""
+    with torch.no_grad():
+        return logits_of(model, images), logits_of(model, images)
+
+
+def differ(logits: Tensor, others: Tensor, scale: Tensor | None = None) -> bool:
+    """Return whether logits differ by more than by rounding.
+
+    Args:
+        logits: (N, K).
+        others: likewise.
+        scale: logits whose size tells what is rounding. (Default: `logits`)
+    """
+    size = float((logits if scale is None else scale).abs().max())
+    return bool((logits - others).abs().max() > 1e-3 * (1 + size))
 
 
 def versions() -> dict[str, str | None]:

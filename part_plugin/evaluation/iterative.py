@@ -67,12 +67,12 @@ class IterativeAttack(ByBatch):
         """Call `run` on the rows of a batch, whose random starts do not depend on what else is in it."""
         return in_parts(run, model, images)
 
-    def piece(self, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    def piece(self, model: nn.Module, images: Tensor, labels: Tensor, attack: str = "") -> dict[str, Any]:
         """Return what has to be kept of a batch, the number of maps that say nothing about their image with it."""
         if not isinstance(self.budget, PixelBudget):
-            return super().piece(model, images, labels)
+            return super().piece(model, images, labels, attack)
         before = self.budget.no_signal
-        piece = super().piece(model, images, labels)
+        piece = super().piece(model, images, labels, attack)
         return piece | {"no_signal": self.budget.no_signal - before, "maps": len(images)}
 
     def warnings(self, pieces: list[dict[str, Any]]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..files import StrPath, read_json
 from ..short import short
-from .content import COUNT, LABELS, LIST, NAME, NUMBER, TEXTS, check_entries
+from .content import COUNT, LABELS, LIST, NAME, NUMBER, OPTIONAL_NUMBER, TEXTS, check_entries
 
 FORMAT = 1
 _KEYS = {
@@ -24,6 +24,7 @@ _KEYS = {
     "corruptions": dict | None,
 }
 _KINDS = {"model": NAME, "eps": NUMBER, "seed": COUNT, "warnings": TEXTS, "labels": LABELS, "results": LIST}
+_LATER = {"wall_seconds": OPTIONAL_NUMBER}  # not in the files of earlier releases
 
 
 def result_files(path: StrPath) -> list[tuple[str, Path]]:
@@ -55,7 +56,8 @@ def read_result(path: StrPath) -> dict[str, Any]:
     """
     content = read_json("result file", path, FORMAT, _KEYS)
     try:
-        check_entries({name: content[name] for name in _KINDS}, _KINDS)
+        known = {name: content[name] for name in (*_KINDS, *_LATER) if name in content}
+        check_entries(known, _KINDS, _LATER)
     except ValueError as error:
         raise ValueError(f"result file {os.fspath(path)!r} is damaged: {error}") from error
     return content

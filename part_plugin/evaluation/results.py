@@ -33,6 +33,7 @@ class Evaluation:
         gradients: the checks for obfuscated gradients, if asked for.
         corruptions: the accuracies under common corruptions, if asked for.
         warnings: about the model itself.
+        wall_seconds: from the first attack to the last, where several processes shared them, whose seconds are sums.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Evaluation:
     gradients: GradientChecks | None = None
     corruptions: CorruptionResult | None = None
     warnings: list[str] = field(default_factory=list)
+    wall_seconds: float | None = None
 
     def __getitem__(self, name: str) -> AttackResult:
         """Return the result of one attack, or of the "worst case", by its `name`.
@@ -122,6 +124,8 @@ class Evaluation:
         lines += [f"  warning: {warning}" for warning in self.warnings]
         for result in self.rows:
             lines += attack_lines(result, self.is_headline(result))
+        if self.wall_seconds is not None:
+            lines.append(f"  all in {self.wall_seconds:.1f} s; seconds of an attack are summed over its processes")
         return "\n".join([*lines, *(str(part) for part in (self.gradients, self.corruptions) if part is not None)])
 
     def markdown(self) -> str:
@@ -178,6 +182,7 @@ class Evaluation:
             "results": [result.to_dict() for result in self.results],
             "gradients": None if self.gradients is None else self.gradients.to_dict(),
             "corruptions": None if self.corruptions is None else self.corruptions.to_dict(),
+            "wall_seconds": self.wall_seconds,
         }
 
     @classmethod
@@ -213,6 +218,7 @@ class Evaluation:
             gradients=None if gradients is None else GradientChecks.from_dict(gradients),
             corruptions=None if corruptions is None else CorruptionResult.from_dict(corruptions),
             warnings=content["warnings"],
+            wall_seconds=content.get("wall_seconds"),
         )
         evaluation._check()
         if content.get("accuracies", told := evaluation._accuracies()) != told:

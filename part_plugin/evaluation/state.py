@@ -68,14 +68,18 @@ class State:
             ValueError: the piece in the file is damaged.
         """
         if key not in self.pieces:
-            self.pieces[key] = make()
-            self._write()
+            self.keep(key, make())
         try:
             return parse(self.pieces[key])
         except ValueError as error:
             if self.path is None:
                 raise
             raise ValueError(f"state {os.fspath(self.path)!r} is damaged in {key!r}: {error}; delete it") from error
+
+    def keep(self, key: str, piece: Any) -> None:
+        """Keep a `piece`, plain data, as `key`."""
+        self.pieces[key] = piece
+        self._write()
 
     @contextmanager
     def stopping_in(self, where: str) -> Iterator[None]:

@@ -41,6 +41,11 @@ class ToolkitAttack(ByBatch):
         return hasattr(self.attack, "estimator")
 
     @property
+    def portable(self) -> bool:
+        """Whether it can be sent to another process: to pickle one of ART's leaves files in its folder."""
+        return not self.of_art
+
+    @property
     def network(self) -> nn.Module:
         """The network it was made on."""
         network: nn.Module = self.attack.estimator.model if self.of_art else self.attack.model

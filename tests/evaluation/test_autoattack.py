@@ -16,6 +16,7 @@ from part_plugin import evaluate
 from part_plugin.adapters.robustbench import benchmark
 from part_plugin.evaluation import autoattack
 from part_plugin.evaluation.common import progress
+from part_plugin.evaluation.pieces import Alone, Pieces
 from part_plugin.evaluation.state import State
 
 ATTACKS = ["natural", "pgd20", "mma", "autoattack"]
@@ -98,18 +99,18 @@ def test_an_interrupted_autoattack_goes_on_and_leaves_nothing_behind(
     killed after them.
     """
     made = []
-    piece = autoattack.AutoAttack._piece
+    piece = autoattack.AutoAttack.piece
 
-    def dying(self, adversary, *arguments):
+    def dying(self, model, images, labels, attack):
         if len(made) == 2:
             raise KeyboardInterrupt
-        made.append(adversary.attacks_to_run)
-        return piece(self, adversary, *arguments)
+        made.append(attack)
+        return piece(self, model, images, labels, attack)
 
     before, rng, numpy_state = snapshot(used_net), torch.random.get_rng_state(), np.random.get_state()[1].copy()
     logger = logging.getLogger("auto-attack")
     settings = logger.level, logger.propagate, list(logger.handlers)
-    monkeypatch.setattr(autoattack.AutoAttack, "_piece", dying)
+    monkeypatch.setattr(autoattack.AutoAttack, "piece", dying)
     state = tmp_path / "state.json"
     old = sys.gettrace()
     sys.settrace(tracer)
@@ -117,7 +118,7 @@ def test_an_interrupted_autoattack_goes_on_and_leaves_nothing_behind(
         with pytest.raises(KeyboardInterrupt):
             evaluate(used_net, *few, EPS, ATTACKS, state=state, **OPTIONS)
         assert (logger.level, logger.propagate, logger.handlers) == settings
-        assert made == [["apgd-ce"], ["apgd-ce"]]
+        assert made == ["apgd-ce", "apgd-ce"]
         content, kept_pieces = json.loads(state.read_text()), json.loads(whole_state.read_text())["pieces"]
         names = [f"autoattack/{attack}" for attack in ("apgd-ce/0", "apgd-ce/8", "apgd-t/0", "fab-t/0", "square/0")]
         assert [key for key in kept_pieces if key.startswith("autoattack/")] == names
@@ -128,7 +129,7 @@ def test_an_interrupted_autoattack_goes_on_and_leaves_nothing_behind(
         del content["sha256"]  # as in the files of earlier versions
         state.write_text(json.dumps(content))
         made.clear()
-        monkeypatch.setattr(autoattack.AutoAttack, "_piece", lambda *a: made.append(a[1].attacks_to_run) or piece(*a))
+        monkeypatch.setattr(autoattack.AutoAttack, "piece", lambda *a: made.append(a[-1]) or piece(*a))
         resumed = evaluate(used_net, *few, EPS, ATTACKS, state=state, **OPTIONS)
         kept = sys.gettrace()
     finally:
@@ -141,13 +142,41 @@ def test_an_interrupted_autoattack_goes_on_and_leaves_nothing_behind(
     assert resumed["autoattack"].accuracy > 0  # so that none of its attacks was left out
     for name in ATTACKS:
         assert np.array_equal(resumed[name].correct, whole[name].correct)
-    assert made == [["square"]]
+    assert made == ["square"]
     assert list(json.loads(state.read_text())["pieces"]) == [*kept_pieces]
     finished = evaluate(used_net, *few, EPS, ATTACKS, state=state, **OPTIONS)["autoattack"]
     assert len(made) == 1
     assert finished.to_dict() == resumed["autoattack"].to_dict()
     assert finished.settings == whole["autoattack"].settings
     assert finished.warnings == whole["autoattack"].warnings
+
+
+def test_two_processes_find_what_one_does(narrow_net, few, whole, whole_state, tmp_path):
+    """Of the two batches of its first attack each process gets one; the others are taken from the state of one."""
+    state, content = tmp_path / "state.json", json.loads(whole_state.read_text())
+    first = {key: content["pieces"].pop(key) for key in ("autoattack/apgd-ce/0", "autoattack/apgd-ce/8")}
+    del content["sha256"]
+    state.write_text(json.dumps(content))
+    shared = evaluate(narrow_net, *few, EPS, ATTACKS, state=state, jobs=2, **OPTIONS)["autoattack"]
+    assert shared.to_dict() | {"seconds": 0} == whole["autoattack"].to_dict() | {"seconds": 0}
+    made = json.loads(state.read_text())["pieces"]
+    assert all(made[key] | {"seconds": 0} == piece | {"seconds": 0} for key, piece in first.items())
+    assert all(made[key]["seconds"] != piece["seconds"] for key, piece in first.items())
+
+
+def test_a_batch_that_memory_is_too_small_for_goes_in_parts_and_says_so(narrow_net, few):
+    class Small(nn.Module):
+        def forward(self, x):
+            if len(x) > 3:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return narrow_net(x)
+
+    attack, (x, y) = autoattack.AutoAttack(EPS, 0), (given[:6] for given in few)
+    whole, parts = attack.piece(narrow_net, x, y, "apgd-ce"), attack.piece(Small(), x, y, "apgd-ce")
+    assert whole["warnings"] == []
+    assert parts["warnings"] == ["memory ran out for 6 images at once; the random draws of a part are its own"]
+    halves = [attack.piece(narrow_net, x[rows], y[rows], "apgd-ce")["correct"] for rows in (slice(3), slice(3, 6))]
+    assert parts["correct"] == "".join(halves)
 
 
 def test_it_says_what_is_left(whole):
@@ -226,6 +255,8 @@ def test_images_that_are_classified_otherwise_the_second_time(few):
             return torch.eye(10)[torch.arange(len(x)) % 10] + 0 * x.sum()
 
     x, y = few[0], torch.arange(12) % 10
+    hands = Alone()
+    hands.start(Ordered(), x, {"n": 12, "batch_size": 12})
     with (
         progress(False, 12, "img") as bar,
         pytest.raises(
@@ -234,7 +265,7 @@ def test_images_that_are_classified_otherwise_the_second_time(few):
             "depend on the batch or on chance$",
         ),
     ):
-        autoattack.AutoAttack(EPS, 0).results(Ordered(), x, y, 12, State(None, {}), bar)
+        autoattack.AutoAttack(EPS, 0).results(Ordered(), x, y, 12, Pieces(State(None, {}), hands), bar)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):

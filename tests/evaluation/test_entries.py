@@ -8,6 +8,7 @@ from torch import nn
 from part_plugin import evaluate
 from part_plugin.evaluation.common import progress
 from part_plugin.evaluation.entries import ByBatch, Natural
+from part_plugin.evaluation.pieces import Alone, Pieces
 from part_plugin.evaluation.state import State
 
 
@@ -28,10 +29,18 @@ class Count(ByBatch):
         return {"even": (even, 2.0 * len(images)), "odd": (~even, 1.0)}
 
 
+def pieces(model, state):
+    hands = Alone()
+    hands.start(model, torch.zeros(7, 1, 1, 1), {"n": 7, "batch_size": 3})
+    return Pieces(state, hands)
+
+
 def run(entry, state, n=7, batch_size=3):
     y = torch.arange(n)
     with progress(False, n, "img") as bar:
-        return entry.results(nn.Flatten(), y.float().reshape(n, 1, 1, 1), y, batch_size, state, bar)
+        return entry.results(
+            nn.Flatten(), y.float().reshape(n, 1, 1, 1), y, batch_size, pieces(nn.Flatten(), state), bar
+        )
 
 
 def test_batches_become_rows():
@@ -61,14 +70,14 @@ def test_progress_counts_samples(monkeypatch):
     monkeypatch.setattr("sys.stderr", stderr)
     y = torch.arange(7)
     with progress(True, 7, "img") as bar:
-        Count().results(nn.Flatten(), y.float().reshape(7, 1, 1, 1), y, 3, State(None, {}), bar)
+        Count().results(nn.Flatten(), y.float().reshape(7, 1, 1, 1), y, 3, pieces(nn.Flatten(), State(None, {})), bar)
         assert bar.n == 7
 
 
 def test_the_natural_images(narrow_net, held_out):
     x, y = held_out
     with progress(False, len(x), "img") as bar:
-        (natural,) = Natural().results(narrow_net, x, y, 25, State(None, {}), bar)
+        (natural,) = Natural().results(narrow_net, x, y, 25, pieces(narrow_net, State(None, {})), bar)
     with torch.no_grad():
         assert np.array_equal(natural.correct, (narrow_net(x).argmax(1) == y).numpy())
     assert 0.7 < natural.accuracy < 1

@@ -185,6 +185,9 @@ def test_defaults():
         "surrogate": None,
         "corruptions_dir": None,
         "strict": True,
+        "jobs": 1,
+        "devices": 1,
+        "ranks": False,
     }
 
 

@@ -9,7 +9,9 @@ from evaluation.conftest import EPS
 from torch import nn
 
 from part_plugin.evaluation import GradientChecks, evaluate, gradient_checks, gradients, surrogate
-from part_plugin.evaluation.gradients import fools_more
+from part_plugin.evaluation.chance import fools_more, is_better
+from part_plugin.evaluation.common import random_start
+from part_plugin.radii import uniform
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,29 @@ class Saturated(nn.Module):
         return 1e4 * self.net(x)
 
 
+class Constant(nn.Module):
+    """A network that always gives the same answer."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.bias = nn.Parameter(nn.functional.one_hot(torch.tensor(answer), 10).float())
+
+    def forward(self, x):
+        return self.bias + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+class Noisy(nn.Module):
+    """A network whose answers, or those of another that it adds them to, are drawn anew in every call."""
+
+    def __init__(self, net=None):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        noise = torch.randn(len(x), 10) + 0 * x.flatten(1).sum(1, keepdim=True)
+        return noise if self.net is None else self.net(x) + 0.1 * noise
+
+
 def failed(checks):
     return [number for number, check in enumerate(checks.checks, 1) if not check.passed]
 
@@ -61,6 +86,7 @@ def test_a_quantiser_is_found_out(narrow_net, samples, levels):
     assert checks.zero_gradients == 1
     assert {2, 3} <= set(failed(checks))
     assert checks.verdict.startswith("obfuscated gradients: check 2 and 3")
+    assert all(check.remedy in str(checks) and check.remedy for check in checks.checks if not check.passed)
     assert "FAIL" in str(checks)
     assert "| FAIL |" in checks.markdown()
 
@@ -69,6 +95,90 @@ def test_saturated_logits_are_found_out(digits_net, other_net, samples):
     checks = gradient_checks(Saturated(digits_net), *samples, EPS, surrogate=other_net, samples=5, verbose=False)
     assert not checks.passed
     assert checks.zero_gradients > 0.5
+
+
+@pytest.mark.parametrize("answer", [1, 11])
+def test_a_constant_answer_is_too_weak_to_judge(samples, answer):
+    """Also one that is right about nothing, and so passes all checks."""
+    x, y = samples
+    y = (y == 1) * 2 + 1 if answer == 11 else y  # classes 1 and 3, never 2
+    net = Constant(2 if answer == 11 else 1)
+    checks = gradient_checks(
+        net, x, y, EPS, surrogate=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), samples=2, verbose=False
+    )
+    share = float(np.bincount(y).max()) / len(y)
+    right = float((y == net.bias.argmax()).float().mean())
+    where = "natural images" if answer == 11 else "images under PGD"
+    assert checks.too_weak == f"it is right about {right:.2%} of 100 {where}, a constant answer about {share:.2%}"
+    assert checks.verdict.startswith("too weak to judge: it is right about ")
+    assert not checks.passed
+    assert (failed(checks) == []) is (answer == 11)
+
+
+def test_a_hardly_robust_network_is_not_accused(digits_net, other_net, samples):
+    """Although its gradients are poor: its logits have a limit, but PGD leaves it few samples all the same."""
+    net = nn.Sequential(digits_net, nn.Hardtanh(-3, 3))
+    checks = gradient_checks(net, *samples, 3 * EPS, surrogate=other_net, samples=2, verbose=False)
+    honest = gradient_checks(digits_net, *samples, 3 * EPS, surrogate=other_net, samples=2, verbose=False)
+    assert honest.verdict == "no sign of obfuscated gradients"
+    assert honest.passed
+    assert failed(checks) != []
+    assert checks.verdict.startswith("too weak to judge: ")
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_answers_that_change_are_found_out(narrow_net, other_net, samples, alone):
+    torch.manual_seed(0)
+    net = Noisy() if alone else Noisy(narrow_net)
+    checks = gradient_checks(net, *samples, EPS, surrogate=other_net, samples=2, verbose=False)
+    assert checks.changes
+    assert checks.verdict.startswith("obfuscated gradients: the logits change from call to call")
+    assert not checks.passed
+
+
+def test_a_weak_network_without_any_gradient_is_judged(samples):
+    """Its answers differ, so it is no constant, whatever its accuracy is worth."""
+    torch.manual_seed(0)
+    net = Quantised(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), 4)
+    checks = gradient_checks(net, *samples, EPS, surrogate=net.net, samples=2, verbose=False)
+    assert checks.zero_gradients == 1
+    assert checks.too_weak == ""
+    assert 3 in failed(checks)
+    assert checks.verdict.startswith("obfuscated gradients: ")
+
+
+@pytest.mark.parametrize(
+    ("right", "share", "better"), [(8, 0.2, True), (7, 0.2, False), (0, 0.2, False), (20, 1, False)]
+)
+def test_better_than_a_constant_means_by_more_than_chance(right, share, better):
+    """A one-sided binomial test: 8 of 20 at 0.2 has p = 0.032, 7 of 20 has p = 0.087."""
+    assert is_better(np.arange(20) < right, share) is better
+
+
+def test_samples_that_are_fooled_or_stuck_are_left_alone(narrow_net, samples):
+    """After a quarter of the steps; the others go on to where PGD in one go would take them."""
+    x, y = samples[0][:40], samples[1][:40]
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, images):
+            if images.requires_grad:
+                seen.append(len(images))
+            return narrow_net(images)
+
+    measurements = gradients._Measurements(Watched(), x, y, EPS, 8, 40, 0)
+    few = gradients._Measurements(narrow_net, x, y, EPS, 2, 40, 0)
+    early = few.flags(lambda a, b: few.ascend(narrow_net, a, b, EPS, EPS / 4, 2, random_start(a, uniform(a, EPS), 0)))
+    late = measurements.flags(measurements.pgd(narrow_net, EPS))
+    found = measurements.survivors(EPS)
+    assert found.tolist() == (early & late).tolist()
+    assert sorted(set(seen)) == sorted({40, int(early.sum())})
+    assert seen.count(40) == 2
+    assert 0 < early.sum() < 40
+    seen.clear()
+    stuck = gradients._Measurements(Quantised(Watched(), 4), x, y, EPS, 8, 40, 0)
+    assert np.array_equal(stuck.survivors(EPS), stuck.flags(stuck.pgd(stuck.model, EPS)))
+    assert seen == [40, 40] + 8 * [40]
 
 
 def test_a_surrogate_is_trained_where_none_is_given(narrow_net, samples):
@@ -159,8 +269,7 @@ def test_success_must_grow_with_eps(curve, passed):
     white_box, *others = survivors(*curve)
     measurements = gradients._Measurements(nn.Flatten(), torch.zeros(20, 1, 1, 1), torch.zeros(20), EPS, 3, 7, 0)
     radii = []
-    measurements.pgd = lambda model, eps: radii.append(eps)
-    measurements.flags = lambda attack: others[len(radii) - 1]
+    measurements.survivors = lambda eps: radii.append(eps) or others[len(radii) - 1]
     check = measurements.growth(white_box)
     assert check.passed is passed
     assert radii == pytest.approx([2 * EPS, 3 * EPS, 4 * EPS])

@@ -244,6 +244,7 @@ WRONG = {  # what is put where, and the sentence
     "flags others": (["results", 1, "correct"], "011100", "its accuracies are not those of its samples"),
     "seconds": (["results", 0, "seconds"], -1, "seconds=-1 is not a number >= 0"),
     "radius": (["results", 0, "eps"], "0.1", "eps='0.1' is not a number >= 0 or null"),
+    "wall time": (["wall_seconds"], -1, "wall_seconds=-1 is not a number >= 0 or null"),
     "accuracies": (["accuracies", "natural"], 1.0, "its accuracies are not those of its samples"),
     "check": (["gradients", "checks", 0, "passed"], "yes", "passed='yes' is not true or false"),
     "checks": (["gradients", "checks"], {}, "checks={} is not a list"),
@@ -272,6 +273,18 @@ def test_every_part_of_a_result_file_is_checked(by_hand, tmp_path, name):
     with pytest.raises(ValueError, match=f"^{re.escape(f'result file {str(path)!r} is damaged: {message}')}") as caught:
         Evaluation.load(path)
     assert str(caught.value).isprintable()
+
+
+def test_the_time_of_many_processes_is_told_beside_their_sum(by_hand, tmp_path):
+    assert "summed" not in str(by_hand)
+    by_hand.wall_seconds = 1.25
+    by_hand.save(tmp_path / "mine")
+    lines = str(Evaluation.load(tmp_path / "mine.json")).splitlines()
+    assert "  all in 1.2 s; seconds of an attack are summed over its processes" in lines
+    content = json.loads((tmp_path / "mine.json").read_text())
+    del content["wall_seconds"]  # as in the files of earlier releases
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    assert Evaluation.load(tmp_path / "mine.json").wall_seconds is None
 
 
 @pytest.mark.parametrize("path", ["", ".", "/", ".."])

@@ -16,8 +16,8 @@ from part_plugin.network.view import logits_of
 def test_it_is_adversarial_training_on_what_the_model_predicts(
     narrow_net, digits, monkeypatch, updates, n, expected_updates
 ):
-    """Written out: steps of Adam at 3e-3 on AT with three steps of eps / 2, on batches drawn with the seed."""
-    assert surrogate.UPDATES == 300
+    """Written out: steps of Adam at 3e-3 on AT with one step of eps, on batches drawn with the seed."""
+    assert surrogate.UPDATES == 40
     monkeypatch.setattr(surrogate, "UPDATES", updates)
     few = digits[0][1400 : 1400 + n]
     before, state = snapshot(narrow_net), torch.random.get_rng_state()
@@ -29,7 +29,7 @@ def test_it_is_adversarial_training_on_what_the_model_predicts(
     with torch.random.fork_rng():
         torch.manual_seed(3)
         expected = _small_network(1, 10)
-        part = PART(eps=EPS, eps_low=EPS, alpha=EPS / 2, steps=3, burn_in=0, seed=3)
+        part = PART(eps=EPS, eps_low=EPS, alpha=EPS, steps=1, burn_in=0, seed=3)
         optimizer = torch.optim.Adam(expected.parameters(), lr=3e-3)
         for _ in range(expected_updates):
             rows = torch.randint(n, (n,))
@@ -48,9 +48,8 @@ def test_it_is_small_and_of_another_kind():
     network = _small_network(3, 7)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     assert [(c.in_channels, c.out_channels, c.stride[0]) for c in convolutions] == [
-        (3, 32, 1),
+        (3, 16, 2),
+        (16, 32, 1),
         (32, 64, 2),
-        (64, 64, 1),
-        (64, 128, 2),
     ]
     assert logits_of(network, torch.rand(2, 3, 8, 8)).shape == (2, 7)
