@@ -129,7 +129,7 @@ def build_network(architecture: str, arguments: Mapping[str, Any], num_classes: 
     try:
         return _BUILDERS[library][1](name, arguments, num_classes)
     except Exception as error:  # each has its own for arguments that do not go together
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(".__init__()", "")
         raise ValueError(f"arguments={short(arguments)} do not fit architecture {architecture!r}: {reason}") from error
 
 

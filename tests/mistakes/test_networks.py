@@ -203,7 +203,7 @@ MISTAKES = [
         lambda: load("net.pt", arguments={"img_size": 32}),
         ValueError,
         unusable("net") + "arguments={'img_size': 32} do not fit architecture 'timm:resnet10t': "
-        "ResNet.__init__() got an unexpected keyword argument 'img_size'",
+        "ResNet got an unexpected keyword argument 'img_size'",
     ),
     Mistake(
         "another number of classes",
