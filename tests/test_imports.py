@@ -12,6 +12,7 @@ PACKAGE = Path(part_plugin.__file__).parent
 
 # In an order in which each module imports none but those before it.
 CORE = [
+    "deferred",
     "checks",
     "labels",
     "radius",
