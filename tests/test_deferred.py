@@ -116,10 +116,10 @@ def brightness(model, images, classes):
 class Dark:
     """A budget of a user's own."""
 
-    eps = 0.2
+    eps, sign = 0.2, 1
 
     def __call__(self, model, images, labels):
-        return self.eps * (1 - images.amax(1, keepdim=True))
+        return self.sign * self.eps * (1 - images.amax(1, keepdim=True))
 
 
 OBJECTIVES = [{"objective": name} for name in ("at", "trades", "mart")]
@@ -277,6 +277,22 @@ def test_the_same_is_said_at_once_on_a_cpu_and_later_elsewhere(there, fault, opt
     with pytest.raises(ValueError, match=f"^{message}{later}$"):
         part.state_dict()
     part.state_dict()  # it is said once
+
+
+def test_a_budget_that_goes_wrong(there):
+    """Meanwhile a radius below 0 is 0."""
+    model, x, y = there
+    part = PART(budget=Dark(), alpha=0.05, steps=2, burn_in=0)
+    part.loss(model, x, y)
+    Dark.sign = -1
+    try:
+        assert torch.equal(part.perturb(model, x, y).cpu(), x.cpu())
+    finally:
+        Dark.sign = 1
+    with pytest.raises(
+        ValueError, match=r"^budget returned radii from -0.2 to -.*; they must be in \[0, eps=0.2\] \(in s"
+    ):
+        part.state_dict()
 
 
 def test_when_it_is_said(there, monkeypatch):
