@@ -290,7 +290,7 @@ def test_a_budget_that_goes_wrong(there):
     finally:
         Dark.sign = 1
     with pytest.raises(
-        ValueError, match=r"^budget returned radii from -0.2 to -.*; they must be in \[0, eps=0.2\] \(in s"
+        ValueError, match=r"^budget returned radii from -0.1.* to -.*; they must be in \[0, eps=0.2\] \(in s"
     ):
         part.state_dict()
 
