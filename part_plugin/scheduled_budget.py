@@ -11,6 +11,7 @@ from .budget import Budget, set_radius
 from .deferred import moved
 from .masks import MaskMemory
 from .network.batching import in_parts
+from .network.sharding import is_sharded, on_any_rank
 from .radii import uniform
 from .schedule import Radius, Schedule
 
@@ -90,9 +91,10 @@ class ScheduledBudget:
         self.masks_due()
         numbers = numbers.long()
         new = (~self.masks.knows(numbers)).nonzero()[:, 0]
-        if len(new):
-            rows = moved(new, x)
-            self.masks.put(numbers[new], self._weights(model, x[rows], y[rows])[0])
+        if on_any_rank(model, len(new) > 0, x):
+            rows, sharded = moved(new, x), is_sharded(model)  # whose ranks run it as often as each other, or wait for ever
+            weights = self._weights(model, x, y)[0][rows] if sharded else self._weights(model, x[rows], y[rows])[0]
+            self.masks.put(numbers[new], weights)
         return moved(self.masks.get(numbers, x.shape[2:]), x)
 
     def masks_of(self, index: Tensor, size: Sequence[int]) -> Tensor:

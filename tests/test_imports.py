@@ -27,6 +27,7 @@ CORE = [
     "files",
     "network",
     "network.view",
+    "network.sharding",
     "network.memory",
     "network.replica",
     "network.checkpointing",
