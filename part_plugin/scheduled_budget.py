@@ -92,7 +92,7 @@ class ScheduledBudget:
         numbers = numbers.long()
         new = (~self.masks.knows(numbers)).nonzero()[:, 0]
         if on_any_rank(model, len(new) > 0, x):
-            rows, sharded = moved(new, x), is_sharded(model)  # whose ranks run it as often as each other, or wait for ever
+            rows, sharded = moved(new, x), is_sharded(model)  # all of whose ranks must run it alike
             weights = self._weights(model, x, y)[0][rows] if sharded else self._weights(model, x[rows], y[rows])[0]
             self.masks.put(numbers[new], weights)
         return moved(self.masks.get(numbers, x.shape[2:]), x)
