@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -25,8 +25,9 @@ def resharded(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in network.modules():
-            if hasattr(module, "reshard"):
-                module.reshard()
+            reshard: Callable[[], None] | None = getattr(module, "reshard", None)
+            if reshard is not None:
+                reshard()
 
 
 def on_any_rank(network: nn.Module, found: bool, images: Tensor) -> bool:

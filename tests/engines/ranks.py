@@ -10,6 +10,7 @@ from torch import distributed, multiprocessing, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from part_plugin import PART
 from part_plugin.attacks.projection import seeded_generator
@@ -107,6 +108,40 @@ def train(engine, way):
     return whole(network)
 
 
+def accelerated_schedule():
+    """How far a scheduler has come after 3 steps: one that was prepared, and one that was not."""
+    from accelerate import Accelerator
+
+    network = fresh()
+    optimizer, accelerator = sgd(network), Accelerator(cpu=True)
+    network, prepared_optimizer = accelerator.prepare(network, optimizer)
+    kept = torch.optim.lr_scheduler.StepLR(optimizer, 10)
+    prepared = accelerator.prepare(torch.optim.lr_scheduler.StepLR(optimizer, 10))
+    for _ in range(3):
+        prepared_optimizer.step()
+        kept.step()
+        prepared.step()
+    return {"kept": kept.last_epoch, "prepared": prepared.scheduler.last_epoch}
+
+
+def accelerated_orders():
+    """Samples of epoch 1 after epoch 0, and in a new loader, as after a resume; with and without a seedable sampler."""
+    from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration
+
+    orders = {}
+    for seedable in (False, True):
+        torch.manual_seed(0)
+        settings = DataLoaderConfiguration(use_seedable_sampler=seedable)
+        accelerator = Accelerator(cpu=True, dataloader_config=settings)
+        for epochs in ((0, 1), (1,)):
+            loader = accelerator.prepare(DataLoader(torch.arange(64), 8, shuffle=True))
+            for epoch in epochs:
+                loader.set_epoch(epoch)
+                orders[seedable, len(epochs)] = torch.cat(list(loader)).tolist()
+    return orders
+
+
 def masks_of_few():
     """Of a sharded network; only rank 0 has new samples in the second step, and neither in the third."""
     network, part = sharded(fresh()), PART(**SETTINGS | WAYS["masks"])
@@ -137,7 +172,8 @@ def main(launcher, folder, *tasks):
         fabric(2)
     else:
         distributed.init_process_group("gloo")
-    write(folder, {task: masks_of_few() if task == "masks of few" else train(*task.split("/")) for task in tasks})
+    others = {"masks of few": masks_of_few, "schedule": accelerated_schedule, "orders": accelerated_orders}
+    write(folder, {task: others[task]() if task in others else train(*task.split("/")) for task in tasks})
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def launched(launcher, folder, ranks=2, tasks=()):
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    return launched("torchrun", tmp_path_factory.mktemp("ranks"), tasks=[*TASKS, "masks of few"])
+    return launched("torchrun", tmp_path_factory.mktemp("ranks"), tasks=[*TASKS, "masks of few", "schedule", "orders"])
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -87,6 +87,17 @@ def test_every_launcher_gives_ranks_starts_of_their_own(two_ranks, tmp_path, lau
     found = two_ranks if launcher == "torchrun" else launched(launcher, tmp_path)
     keys = [np.random.SeedSequence((5, rank, 0)).generate_state(1, np.uint64)[0] >> 1 for rank in range(2)]
     assert [each["seed"] for each in found] == keys
+
+
+def test_what_to_know_of_accelerate(two_ranks):
+    """As docs/ENGINES.md has it: of schedulers, which it steps once for every rank, and of orders after a resume."""
+    for rank in two_ranks:
+        assert rank["schedule"] == {"kept": 3, "prepared": 6}
+        assert rank["orders"][True, 1] == rank["orders"][True, 2]
+        assert rank["orders"][False, 1] != rank["orders"][False, 2]
+    for seedable in (True, False):
+        seen = [number for rank in two_ranks for number in rank["orders"][seedable, 2]]
+        assert sorted(seen) == list(range(64))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
