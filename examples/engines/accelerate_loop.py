@@ -41,7 +41,7 @@ def main():
 
     if accelerator.is_main_process:
         accuracy = (network.eval()(x[1400:].to(images.device)).argmax(1).cpu() == y[1400:]).float().mean()
-        print(f"natural accuracy {accuracy:.1%}")
+        print(f"natural accuracy {accuracy:.1%}, {accelerator.num_processes} processes")
     accelerator.end_training()
 
 

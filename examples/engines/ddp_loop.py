@@ -40,7 +40,7 @@ def main():
 
     if distributed.get_rank() == 0:
         accuracy = (network.eval()(x[1400:].to(images.device)).argmax(1).cpu() == y[1400:]).float().mean()
-        print(f"natural accuracy {accuracy:.1%}")
+        print(f"natural accuracy {accuracy:.1%}, {distributed.get_world_size()} processes")
     distributed.destroy_process_group()
 
 

@@ -37,7 +37,7 @@ def main():
 
     if fabric.is_global_zero:
         accuracy = (network.eval()(x[1400:].to(images.device)).argmax(1).cpu() == y[1400:]).float().mean()
-        print(f"natural accuracy {accuracy:.1%}")
+        print(f"natural accuracy {accuracy:.1%}, {fabric.world_size} processes")
 
 
 if __name__ == "__main__":

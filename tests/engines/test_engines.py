@@ -34,7 +34,7 @@ def launched(launcher, folder, ranks=2, tasks=()):
     command = [*(torchrun if launcher == "torchrun" else []), TESTS / "engines" / "ranks.py", launcher, folder]
     environment = os.environ | PATHS | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *command, *tasks], capture_output=True, text=True, timeout=300, env=environment
+        [sys.executable, *command, *tasks], capture_output=True, text=True, timeout=600, env=environment
     )
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]

@@ -16,13 +16,11 @@ def test_two_ranks_train(engine, tmp_path):
     torchrun = [] if engine == "fabric" else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, *torchrun, LOOPS / f"{engine}_loop.py"]
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=os.environ | paths)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=os.environ | paths)
     assert done.returncode == 0, done.stderr
-    natural = re.findall(r"natural accuracy (\d+\.\d)%", done.stdout)
-    assert len(natural) == 1  # one rank says it
+    natural = re.findall(r"natural accuracy (\d+\.\d)%, 2 processes", done.stdout)
+    assert len(natural) == 1  # one of them says it
     assert float(natural[0]) > 80
-    ranks = done.stderr.count("of the maps had no signal")  # each says so of its own batches
-    assert ranks == 2, done.stderr
 
 
 @pytest.mark.parametrize("engine", ["ddp", "accelerate", "fabric"])
