@@ -80,7 +80,8 @@ def without_replicas(model: nn.Module) -> nn.Module:
 def _inside(model: nn.Module) -> nn.Module | None:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return cast("nn.Module", model.module)
-    return model._modules.get("_original_module")  # of a Fabric module, beside the one with its strategy
+    inside = getattr(model, "_original_module", None)  # of Fabric's, beside `_forward_module` with its strategy
+    return inside if isinstance(inside, nn.Module) and hasattr(model, "_forward_module") else None
 
 
 def is_compiled(model: nn.Module) -> bool:
