@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import check_choice, check_eps_pair, check_number
+from .checks import check_choice, check_number
+from .deferred import moved
 from .network.isolation import callers_own
 from .radii import checked_radii, expanded
+from .radius import check_eps_pair
 from .rules import check_weights
 
 
@@ -94,8 +96,8 @@ class Budget(ABC):
                 a budget without weights.
         """
         if important is not None:
-            self.check_important(important, images)
-            return self.checked(self.radii_of(important.to(images.device), images), images)
+            important = self.check_important(important, images)
+            return self.checked(self.radii_of(moved(important, images), images), images)
         if self.is_checked:
             return self(model, images, labels)
         with callers_own(model) as own:  # which a budget of the user's may hold as well
@@ -105,8 +107,8 @@ class Budget(ABC):
         """Return `radii` that this budget made for `images`, looked at if need be; see `checked_radii`."""
         return radii if self.is_checked else checked_radii(radii, self.eps, images)
 
-    def check_important(self, important: Any, images: Tensor) -> None:
-        """Raise unless `important` may take the place of this budget's weights for `images` (N, C, H, W).
+    def check_important(self, important: Any, images: Tensor) -> Tensor:
+        """Return `important` if it may take the place of this budget's weights for `images` (N, C, H, W).
 
         Raises:
             TypeError: no tensor.
@@ -114,7 +116,7 @@ class Budget(ABC):
         """
         if not self.has_weights:
             raise ValueError(f"important does not go with {self!r}, which has a radius for every pixel already")
-        check_weights("important", important, images)
+        return check_weights("important", important, images)
 
 
 class FixedBudget(Budget):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .cam_methods import METHODS
 from .checks import check_batch, check_class_range, class_indices
+from .deferred import moved
 from .map_sources import Cam, check_cam, library_maps, own_maps
 from .mismatch import explained
 from .network.isolation import isolated
@@ -161,8 +162,7 @@ def _known_classes(logits: Tensor, classes: Tensor | None) -> Tensor:
     """Return the classes to map, (N,): those given, if the network has them, or the predicted ones."""
     if classes is None:
         return logits.detach().argmax(1)
-    check_class_range(classes, logits.shape[1])
-    return classes.to(logits.device)
+    return moved(check_class_range(classes, logits.shape[1]), logits)
 
 
 def resized(maps: Tensor, images: Tensor) -> Tensor:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .deferred import check_values, holds
 
 Clip = tuple[Any, Any]
 """Smallest and largest allowed pixel value: two numbers, or two tensors that broadcast to an image."""
@@ -91,21 +94,6 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     return value
 
 
-def check_eps_pair(eps: float, eps_low: float | None) -> None:
-    """Raise unless 0 <= eps_low <= eps; an eps_low of None follows eps.
-
-    Raises:
-        TypeError: a radius that is no number.
-        ValueError: a negative or non-finite radius, eps_low > eps.
-    """
-    check_number("eps", eps)
-    if eps_low is None:
-        return
-    check_number("eps_low", eps_low)
-    if eps_low > eps:
-        raise ValueError(f"eps_low={eps_low:g} is larger than eps={eps:g}; it must be <= eps")
-
-
 def check_clip(clip: Any) -> Clip:
     """Return `clip` if it is two finite bounds, numbers or tensors, the first below the second.
 
@@ -167,9 +155,12 @@ def check_images(images: Tensor, clip: Clip = (0.0, 1.0), *, hint: str = "") -> 
         ValueError: another shape, values that are not finite or not in `clip`.
     """
     check_batch(images)
+    check_values(torch.stack(torch.aminmax(images.detach())), partial(_check_span, clip, images.dtype, hint))
+
+
+def _check_span(clip: Clip, dtype: torch.dtype, hint: str, lowest: float, highest: float) -> None:
     # compared in the type of the images, in which a bound may be another number: 1.3 is 1.296875 in bfloat16
-    low, high = (torch.as_tensor(bound).to(images.dtype).double() for bound in clip)
-    lowest, highest = (value.item() for value in torch.aminmax(images.detach()))
+    low, high = (torch.as_tensor(bound).to(dtype).double() for bound in clip)
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise ValueError("images contain NaN or infinite values; they must be finite")
     slack = 1e-4 * float((high - low).max())
@@ -225,25 +216,29 @@ def class_indices(labels: Any, n: int, num_classes: int | None = None) -> Tensor
     if shape != (n,) and (len(shape) != 2 or shape[0] != n):
         raise ValueError(f"labels have shape {shape}; expected ({n},), ({n}, 1) or ({n}, K)")
     if len(shape) == 2 and shape[1] > 1:
-        if not bool(((indices == 0) | (indices == 1)).all() and (indices.sum(1) == 1).all()):
-            raise ValueError(f"labels of shape {shape} are not one-hot; each row needs a single 1")
+        one_hot = ((indices == 0) | (indices == 1)).all() & (indices.sum(1) == 1).all()
+        check_values(one_hot, holds(f"labels of shape {shape} are not one-hot; each row needs a single 1"))
         indices = indices.int().argmax(1)
     elif indices.dtype == torch.bool:
         raise TypeError("labels are torch.bool; class indices are needed (labels.long() for classes 0 and 1)")
-    elif indices.is_floating_point() and not bool((indices == indices.round()).all()):
-        raise ValueError("labels are not whole numbers; class indices are needed")
-    indices = indices.reshape(n).long()
-    check_class_range(indices, num_classes if num_classes is not None else math.inf)
-    return indices
+    elif indices.is_floating_point():
+        whole = (indices == indices.round()).all()
+        check_values(whole, holds("labels are not whole numbers; class indices are needed"))
+    return check_class_range(indices.reshape(n).long(), num_classes if num_classes is not None else math.inf)
 
 
-def check_class_range(labels: Tensor, num_classes: float) -> None:
-    """Raise unless every class index in `labels` lies in [0, num_classes).
+def check_class_range(labels: Tensor, num_classes: float) -> Tensor:
+    """Return class indices `labels` if all of them lie in [0, num_classes); clamped where that is found out later.
 
     Raises:
         ValueError: one does not.
     """
-    lowest, highest = (int(value) for value in torch.aminmax(labels))
+    if check_values(torch.stack(torch.aminmax(labels)), partial(_check_classes, num_classes)):
+        return labels
+    return labels.clamp(0, num_classes - 1 if math.isfinite(num_classes) else None)
+
+
+def _check_classes(num_classes: float, lowest: int, highest: int) -> None:
     if lowest < 0 or highest >= num_classes:
         wrong = lowest if lowest < 0 else highest
         allowed = f"0 to {num_classes - 1}" if math.isfinite(num_classes) else "0 and above"

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import class_indices
+from .checks import check_class_range, class_indices
+from .deferred import check_values, holds
 
 
 def labels_of(labels: Any, n: int, num_classes: int | None = None) -> Tensor:
@@ -32,14 +33,26 @@ def labels_of(labels: Any, n: int, num_classes: int | None = None) -> Tensor:
     if num_classes is not None:
         check_columns(given, num_classes)
     rows = given.detach().double()
-    if not bool(((rows >= 0) & (rows <= 1)).all() and ((rows.sum(1) - 1).abs() < 1e-3).all()):
-        raise ValueError(f"labels of shape {shape} are neither one-hot nor probabilities; each row must sum to 1")
-    return rows.argmax(1) if bool((rows == rows.round()).all()) else rows.float()
+    probable = ((rows >= 0) & (rows <= 1)).all() & ((rows.sum(1) - 1).abs() < 1e-3).all()
+    message = f"labels of shape {shape} are neither one-hot nor probabilities; each row must sum to 1"
+    check_values(probable, holds(message))
+    one_hot = not given.is_floating_point() or bool((rows == rows.round()).all())  # on a GPU this waits
+    return rows.argmax(1) if one_hot else rows.float()
 
 
 def classes_of(labels: Tensor) -> Tensor:
     """Return class indices (N,) of `labels` that are those already, or the likeliest of probabilities (N, K)."""
     return labels if labels.dim() == 1 else labels.argmax(1)
+
+
+def labels_within(labels: Tensor, num_classes: int) -> Tensor:
+    """Return `labels`, class indices (N,) or probabilities (N, K), if a network with `num_classes` has those classes.
+
+    Raises:
+        ValueError: it has not; see `check_class_range` for when.
+    """
+    check_columns(labels, num_classes)
+    return labels if labels.dim() == 2 else check_class_range(labels, num_classes)
 
 
 def check_columns(labels: Tensor, num_classes: int) -> None:

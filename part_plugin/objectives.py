@@ -6,16 +6,27 @@ All losses are written with log-softmax, so that they stay finite for any logits
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_choice, check_class_range, check_number, shown
-from .labels import check_columns
+from .checks import check_choice, check_number, shown
+from .deferred import moved
+from .labels import labels_of, labels_within
+from .mismatch import warn_of_outputs
 from .network.view import logits_of
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+class Outputs(NamedTuple):
+    """What one training step computed: the loss and the logits (N, K) that it came from."""
+
+    loss: Tensor
+    adv_logits: Tensor
+    natural_logits: Tensor | None
 
 
 class Objective:
@@ -151,17 +162,35 @@ def ascent(
         natural_logits: those of the natural images, where the objective needs them.
         sign: -1 for an attack towards the labels.
     """
-    highest = int(labels.max())
+    known: Tensor | None = None  # labels that the network has, which its first logits tell
 
     def loss(images: Tensor) -> Tensor:
+        nonlocal known
         logits = _within_float16(logits_of(model, images))
-        check_columns(labels, logits.shape[1])
-        if highest >= logits.shape[1]:
-            check_class_range(labels, logits.shape[1])
+        if known is None:
+            known = labels_within(labels, logits.shape[1])
         natural = None if natural_logits is None else natural_logits.to(logits.dtype)
-        return sign * objective.attack_loss(logits, labels, natural)
+        return sign * objective.attack_loss(logits, known, natural)
 
     return loss
+
+
+def training_pass(model: nn.Module, objective: Objective, x: Tensor, adv: Tensor, y: Tensor) -> Outputs:
+    """Return the loss of an `objective` for adversarial examples `adv` of `x`, and the logits that it came from.
+
+    Args:
+        model: network that returns logits (N, K).
+        objective: what to minimise.
+        x: images (N, C, H, W), which only some objectives look at.
+        adv: their adversarial examples.
+        y: class indices (N,) or (N, 1), one-hot or probabilities (N, K).
+    """
+    y = moved(labels_of(y, len(x)), x)
+    natural_logits = logits_of(model, x) if objective.needs_natural else None
+    adv_logits = logits_of(model, adv)
+    warn_of_outputs(model, adv_logits)
+    loss = objective.loss(adv_logits, labels_within(y, adv_logits.shape[1]), natural_logits)
+    return Outputs(loss, adv_logits, natural_logits)
 
 
 def _within_float16(logits: Tensor) -> Tensor:

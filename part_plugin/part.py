@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,14 @@ from .attacks.minimum_margin import MinimumMargin
 from .attacks.pixel_ag import GradientCount, pixel_ag
 from .attacks.projection import gaussian_start, seeded_generator, uniform_start
 from .checks import Clip, check_choice, check_clip, check_count, check_images, check_number, check_within, shown
-from .labels import check_columns, classes_of, labels_of
-from .mismatch import explained, warn_of_outputs
+from .deferred import DeferredChecks, moved
+from .labels import classes_of, labels_of
+from .mismatch import explained
 from .network.batching import in_parts
 from .network.fast import accelerated, check_fast
 from .network.isolation import isolated
 from .network.view import logits_of
-from .objectives import Objective, ascent, make_objective
+from .objectives import Objective, Outputs, ascent, make_objective, training_pass
 from .pixel_budget import BudgetOptions, make_budget
 from .schedule import Radius, at_first
 from .scheduled_budget import ScheduledBudget
@@ -26,16 +27,7 @@ from .scheduled_budget import ScheduledBudget
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-
 _RANGE_HINT = "; clip=(smallest, largest) tells the range of normalised images, and eps and alpha are in their units"
-
-
-class Outputs(NamedTuple):
-    """What one training step computed: the loss and the logits (N, K) that it came from."""
-
-    loss: Tensor
-    adv_logits: Tensor
-    natural_logits: Tensor | None
 
 
 class PART:
@@ -49,6 +41,7 @@ class PART:
     ...         optimizer.zero_grad(); loss.backward(); optimizer.step()
 
     The attack sees the model in eval mode and leaves no trace on it; the training pass runs in the mode that it is in.
+    No step but the first waits for a GPU: what is wrong with the images or labels of one is then said some steps later.
 
     Args:
         objective: "at", "trades", "mart" or an `Objective`.
@@ -60,12 +53,11 @@ class PART:
         attack: "pgd" on the objective's own loss, or "mma", the minimum-margin attack. (Default: "pgd")
         burn_in: number of first epochs with eps everywhere; counted by `set_epoch`. (Default: 20)
         mask_every: masks are renewed every so many epochs (the paper's s), in between remembered, a bit per pixel (8 of
-            weights that are numbers). That needs `index`, and images that look the same in every epoch or `important`,
-            masks that moved with them (see `recipes.augmentation.MovedMasks`). (Default: 1)
+            numbers). That needs `index`, and images that look the same in every epoch or `important`, masks that moved
+            with them (see `recipes.augmentation.MovedMasks`). (Default: 1)
         clip: smallest and largest pixel value. (Default: (0, 1))
         fast: options that make the attack cheaper and its gradients approximate; see `network.fast.FAST`.
-        seed: seed of the random starts, together with the rank and `step`, so that nothing has to
-            be saved to resume; default: torch's global generator.
+        seed: of the random starts, with the rank and `step`; nothing is saved to resume. (Default: torch's generator)
         eps_low: radius of the other pixels, or a function of the epoch. (Default: 7/8 of eps, the paper's ratio)
         budget: a budget to use instead of one made from the arguments; see `Budget`.
         **options: cam, target_layers, reshape_transform, rule, target; see `PixelBudget`.
@@ -108,7 +100,7 @@ class PART:
         self.fast = check_fast(fast)
         self.seed = seed if seed is None else check_count("seed", seed, 0)
         self.step = 0
-        self.gradients = GradientCount()
+        self.gradients, self.deferred = GradientCount(), DeferredChecks()
 
     def set_epoch(self, epoch: int) -> None:
         """Tell PART the number of the `epoch` that begins, counted from 0.
@@ -116,6 +108,8 @@ class PART:
         Raises:
             TypeError, ValueError: an epoch, or a radius of it, that is not allowed.
         """
+        if epoch != self.schedule.epoch:
+            self.deferred.make()
         self.scheduled.set_epoch(epoch)
         check_within("eps", self.budget.eps, self.clip)
 
@@ -133,9 +127,8 @@ class PART:
             model: network that returns logits (N, K); DistributedDataParallel is welcome.
             x: images (N, C, H, W) inside `clip`.
             y: class indices (N,) or (N, 1), one-hot or probabilities (N, K), whose likeliest is the true one.
-            index: number of each sample in its dataset, (N,); only for mask_every > 1.
-            important: where the important pixels of x are, bool or weights in [0, 1], (N, 1, H, W), instead of maps
-                made here.
+            index: number of each sample in its dataset, (N,); only for mask_every > 1. On a GPU it is waited for.
+            important: which pixels of x are important, bool or in [0, 1], (N, 1, H, W), in place of maps made here.
 
         Raises:
             TypeError, ValueError: images outside `clip`, NaN, integer images, wrong labels or masks.
@@ -148,20 +141,18 @@ class PART:
     ) -> Tensor:
         """Return the Pixel-AG examples of one batch, (N, C, H, W), each pixel inside its budget.
 
-        The arguments `model`, `x`, `y`, `index` and `important` are those of `loss`.
-
-        Raises:
-            TypeError, ValueError, RuntimeError: see `loss`.
+        The arguments `model`, `x`, `y`, `index` and `important` are those of `loss`, and so are the errors.
         """
-        check_images(x, self.clip, hint=_RANGE_HINT)
-        if important is not None:
-            self.budget.check_important(important, x)
-        y = labels_of(y, len(x))
-        with explained(model, x), isolated(model, x, channels_last=True) as model:
-            x, y = x.detach().clone(), y.to(x.device).clone()  # also tensors made under inference_mode will do
-            radii, natural_logits = self.scheduled.radii(model, x, classes_of(y), index, important)
-            with accelerated(model, x, self.fast) as attacked:
-                adv = self.attack(attacked, x, y, radii, natural_logits)
+        with self.deferred.during(self.step):
+            check_images(x, self.clip, hint=_RANGE_HINT)
+            if important is not None:
+                important = self.budget.check_important(important, x)
+            y = labels_of(y, len(x))
+            with explained(model, x), isolated(model, x, channels_last=True) as model:
+                x, y = x.detach().clone(), moved(y, x).clone()  # also tensors made under inference_mode will do
+                radii, natural_logits = self.scheduled.radii(model, x, classes_of(y), index, important)
+                with accelerated(model, x, self.fast) as attacked:
+                    adv = self.attack(attacked, x, y, radii, natural_logits)
         self.step += 1
         return adv
 
@@ -180,15 +171,15 @@ class PART:
         start = self._start(x, radii)
         if self.minimum_margin:
             of, count = classes_of(y), self.gradients
-            attack = MinimumMargin(model, x, of, radii, self.alpha, start, self.clip, on_first_gradient=count)
-            return attack.advance(self.steps)
+            margin = MinimumMargin(model, x, of, radii, self.alpha, start, self.clip, on_first_gradient=count)
+            return margin.advance(self.steps)
         if self.objective.attacks_natural and natural_logits is None:
             with torch.no_grad():
                 natural_logits = logits_of(model, x)
 
         def climb(rows: slice) -> Tensor:
-            loss = ascent(model, self.objective, y[rows], None if natural_logits is None else natural_logits[rows])
-            first = None if start is None else start[rows]
+            natural, first = (None if each is None else each[rows] for each in (natural_logits, start))
+            loss = ascent(model, self.objective, y[rows], natural)
             return pixel_ag(loss, x[rows], radii[rows], self.alpha, self.steps, first, self.clip, self.gradients)
 
         return torch.cat(in_parts(climb, model, x))
@@ -208,15 +199,12 @@ class PART:
 
         The arguments `model`, `x` and `y` are those of `loss`.
         """
-        y = labels_of(y, len(x)).to(x.device)
-        natural_logits = logits_of(model, x) if self.objective.needs_natural else None
-        adv_logits = logits_of(model, adv)
-        check_columns(y, adv_logits.shape[1])
-        warn_of_outputs(model, adv_logits)
-        return Outputs(self.objective.loss(adv_logits, y, natural_logits), adv_logits, natural_logits)
+        with self.deferred.during(max(self.step - 1, 0)):  # the step that `perturb` has begun
+            return training_pass(model, self.objective, x, adv, y)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs, tensors and plain data: the step and the remembered masks."""
+        self.deferred.make()
         return {"step": self.step, **self.masks.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -225,24 +213,17 @@ class PART:
         self.masks.load_state_dict(state)
 
     def masks_due(self) -> bool:
-        """Forget the masks if this epoch renews them, and return whether there are none yet.
-
-        Raises:
-            RuntimeError: `set_epoch` was not called.
-        """
+        """Forget the masks if this epoch, which `set_epoch` told, renews them; return whether there are none yet."""
         return self.scheduled.masks_due()
 
     def remember(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> None:
         """Compute and keep the masks of images as they are before they are augmented.
 
-        The arguments `model`, `x`, `y` and `index` are those of `loss`.
-
-        Raises:
-            TypeError, ValueError, RuntimeError: see `loss`.
+        The arguments `model`, `x`, `y` and `index` are those of `loss`, and so are the errors.
         """
         check_images(x, self.clip, hint=_RANGE_HINT)
         with explained(model, x), isolated(model, x, channels_last=True) as model:
-            x, y = x.detach().clone(), classes_of(labels_of(y, len(x))).to(x.device)
+            x, y = x.detach().clone(), moved(classes_of(labels_of(y, len(x))), x)
             self.scheduled.remembered(model, x, y, index)
 
     def masks_of(self, index: Tensor, size: Sequence[int]) -> Tensor:

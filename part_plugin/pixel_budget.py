@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 
 from .budget import AdoptedBudget, Budget
 from .cam import map_and_logits
-from .checks import check_choice, check_eps_pair, class_indices, shown
+from .checks import check_choice, class_indices, shown
+from .deferred import check_values, moved
 from .map_sources import Cam, cam_name, check_cam
 from .network.view import without_wrappers
 from .radii import uniform
+from .radius import check_eps_pair
 from .rules import Rule, Threshold, check_rule, weights_of
 from .target_layers import ReshapeTransform, TargetLayers, layer_names, resolve_target_layers
 
@@ -132,22 +135,23 @@ class PixelBudget(Budget):
         maps, logits = map_and_logits(model, images, classes, self.cam, self.target_layers, self.reshape_transform)
         weights, silent = weights_of(self.rule, maps)
         self.images += len(images)
-        self._no_signal = self._no_signal.to(maps.device) + silent.sum()
-        if self.images >= self._look_at:
-            self._look(model, images)
+        self._no_signal = moved(self._no_signal, maps) + silent.sum()
+        if self.images >= self._look_at:  # at ever longer intervals
+            self._look_at = 2 * self.images
+            check_values(self._no_signal, partial(self._look, self.images, self._source(model, images)))
         return weights, logits
 
-    def _look(self, model: nn.Module, images: Tensor) -> None:
-        """Warn, once, where maps say nothing of many images; a GPU is waited for, at ever longer intervals."""
-        share = self.no_signal / self.images
-        self._look_at = 2 * self.images if share <= WARN_ABOVE else math.inf
-        if share > WARN_ABOVE:
+    def _look(self, images: int, source: str, no_signal: int) -> None:
+        """Warn, once, where maps say nothing of many images."""
+        share = no_signal / images
+        if share > WARN_ABOVE and self._look_at < math.inf:
+            self._look_at = math.inf
             logger.warning(
                 "%.0f%% of the maps had no signal (%d of %d, %s); those images keep the full eps everywhere",
                 100 * share,
-                self.no_signal,
-                self.images,
-                self._source(model, images),
+                no_signal,
+                images,
+                source,
             )
 
     def _source(self, model: nn.Module, images: Tensor) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .deferred import check_values, moved
 
 
 def checked_radii(radii: Any, eps: float, images: Tensor) -> Tensor:
@@ -24,10 +27,14 @@ def checked_radii(radii: Any, eps: float, images: Tensor) -> Tensor:
         kind = radii.dtype if isinstance(radii, Tensor) else type(radii).__name__
         raise TypeError(f"budget returned {kind}; a floating-point tensor of radii is needed")
     radii = radii.detach()
-    lowest, highest = (float(value) for value in torch.aminmax(radii)) if radii.numel() else (0.0, 0.0)
+    if radii.numel():
+        check_values(torch.stack(torch.aminmax(radii)), partial(_check_range, eps))
+    return expanded(radii, images).clamp(0, eps)
+
+
+def _check_range(eps: float, lowest: float, highest: float) -> None:
     if not (lowest >= 0 and highest <= eps * (1 + 1e-6)):  # false for NaN
         raise ValueError(f"budget returned radii from {lowest:g} to {highest:g}; they must be in [0, eps={eps:g}]")
-    return expanded(radii, images).clamp(max=eps)
 
 
 def expanded(radii: Tensor, images: Tensor) -> Tensor:
@@ -38,7 +45,7 @@ def expanded(radii: Tensor, images: Tensor) -> Tensor:
     """
     channels = images.shape[1] if radii.dim() >= 3 and radii.shape[-3] != 1 else 1
     try:
-        return radii.to(images.device, images.dtype).expand(len(images), channels, *images.shape[2:])
+        return moved(radii, images).to(images.dtype).expand(len(images), channels, *images.shape[2:])
     except RuntimeError:
         raise ValueError(
             f"radii of shape {tuple(radii.shape)} do not fit images of shape {tuple(images.shape)}"

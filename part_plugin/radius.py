@@ -1,4 +1,4 @@
-"""A radius as people write it: "8/255" as text, its usual value, and how it is shown."""
+"""A radius as people write it: "8/255" as text, its usual value, how it is shown, and which two go together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numbers
 import warnings
 from fractions import Fraction
 
-from .checks import shown
+from .checks import check_number, shown
 
 
 def parse_radius(name: str, value: float | str) -> float:
@@ -31,6 +31,21 @@ def parse_radius(name: str, value: float | str) -> float:
     if not 0 <= radius <= 1:
         raise ValueError(f"{name}={value!r} is not a radius; it must be in [0, 1], as a number or as in '8/255'")
     return radius
+
+
+def check_eps_pair(eps: float, eps_low: float | None) -> None:
+    """Raise unless 0 <= eps_low <= eps; an eps_low of None follows eps.
+
+    Raises:
+        TypeError: a radius that is no number.
+        ValueError: a negative or non-finite radius, eps_low > eps.
+    """
+    check_number("eps", eps)
+    if eps_low is None:
+        return
+    check_number("eps_low", eps_low)
+    if eps_low > eps:
+        raise ValueError(f"eps_low={eps_low:g} is larger than eps={eps:g}; it must be <= eps")
 
 
 def warn_of_unusual(eps: float) -> None:

@@ -7,12 +7,14 @@ of a pixel is eps_low + weight * (eps - eps_low).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .checks import check_number, shown
+from .deferred import check_values
 
 Rule = Callable[[Tensor], Tensor]
 
@@ -89,8 +91,8 @@ def check_rule(rule: Any) -> Rule:
     return checked
 
 
-def check_weights(name: str, weights: Any, images: Tensor) -> None:
-    """Raise unless `weights` are of the images.
+def check_weights(name: str, weights: Any, images: Tensor) -> Tensor:
+    """Return `weights` if they are of the images; clamped where it is found out later whether they lie in [0, 1].
 
     Args:
         name: of the argument.
@@ -107,11 +109,16 @@ def check_weights(name: str, weights: Any, images: Tensor) -> None:
     if weights.shape != needed or not (weights.dtype == torch.bool or weights.is_floating_point()):
         raise ValueError(f"{name} is {weights.dtype} {tuple(weights.shape)}; {needed}, bool or in [0, 1], is needed")
     if weights.dtype != torch.bool and weights.numel():
-        _check_range(f"{name} has", weights)
+        return _in_range(f"{name} has", weights)
+    return weights
 
 
-def _check_range(found: str, weights: Tensor) -> None:
-    lowest, highest = (float(value) for value in torch.aminmax(weights))
+def _in_range(found: str, weights: Tensor) -> Tensor:
+    at_once = check_values(torch.stack(torch.aminmax(weights.detach())), partial(_check_range, found))
+    return weights if at_once else weights.clamp(0, 1)
+
+
+def _check_range(found: str, lowest: float, highest: float) -> None:
     if not 0 <= lowest <= highest <= 1:  # false for NaN
         raise ValueError(f"{found} weights from {lowest:g} to {highest:g}; they must be in [0, 1]")
 
@@ -134,7 +141,7 @@ def weights_of(rule: Rule, maps: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"rule={shown(rule)} returned {shape}; weights of shape {tuple(maps.shape)} are needed")
     weights = torch.where(without_signal(maps), torch.ones_like(weights), weights.detach())
     if weights.dtype != torch.bool and type(rule) is not Soft:  # which need no look, for which a GPU must be waited for
-        _check_range(f"rule={shown(rule)} returned", weights)
+        weights = _in_range(f"rule={shown(rule)} returned", weights)
     silent = without_signal(maps) | (weights.amax((1, 2, 3), keepdim=True) == 0)
     return torch.where(silent, torch.ones_like(weights), weights), silent
 

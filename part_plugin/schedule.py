@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from .checks import check_count, check_eps_pair, shown
+from .checks import check_count, shown
+from .radius import check_eps_pair
 
 Radius = float | Callable[[int], float]
 """A radius, or a function of the number of the epoch, counted from 0."""

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from .budget import Budget, set_radius
+from .deferred import moved
 from .masks import MaskMemory
 from .network.batching import in_parts
+from .network.sharding import is_sharded, on_any_rank
 from .radii import uniform
 from .schedule import Radius, Schedule
 
@@ -57,14 +59,14 @@ class ScheduledBudget:
             x: images (N, C, H, W).
             y: class indices (N,).
             index: number of each sample, (N,), where masks are remembered.
-            important: weights (N, 1, H, W) instead of those made here; see `Budget.radii`.
+            important: weights (N, 1, H, W) instead of those made here, checked; see `Budget.check_important`.
         """
         if self.schedule.burning_in:
             return uniform(x, self.budget.eps), None
         if not self.budget.has_weights or self.budget.eps_low == self.budget.eps:
             return self.budget.radii(model, x, y), None
         if important is not None:
-            return self.budget.radii(model, x, y, important), None
+            return self._radii_of(moved(important, x), x), None
         if self.schedule.mask_every > 1:
             return self._radii_of(self.remembered(model, x, y, index), x), None
         weights, natural_logits = self._weights(model, x, y)
@@ -89,10 +91,11 @@ class ScheduledBudget:
         self.masks_due()
         numbers = numbers.long()
         new = (~self.masks.knows(numbers)).nonzero()[:, 0]
-        if len(new):
-            rows = new.to(x.device)
-            self.masks.put(numbers[new], self._weights(model, x[rows], y[rows])[0])
-        return self.masks.get(numbers, x.shape[2:]).to(x.device)
+        if on_any_rank(model, len(new) > 0, x):
+            rows, sharded = moved(new, x), is_sharded(model)  # all of whose ranks must run it alike
+            weights = self._weights(model, x, y)[0][rows] if sharded else self._weights(model, x[rows], y[rows])[0]
+            self.masks.put(numbers[new], weights)
+        return moved(self.masks.get(numbers, x.shape[2:]), x)
 
     def masks_of(self, index: Tensor, size: Sequence[int]) -> Tensor:
         """Return the weights (N, 1, H, W) of the samples numbered `index` of `size` (H, W) in this epoch.

@@ -13,7 +13,6 @@ from part_plugin.checks import (
     check_class_range,
     check_clip,
     check_count,
-    check_eps_pair,
     check_flag,
     check_images,
     check_number,
@@ -68,14 +67,6 @@ def test_counts():
 def test_choices():
     assert check_choice("c", "b", ("a", "b")) == "b"
     refused(ValueError, "c='x' is not known; choose from 'a', 'b'", check_choice, "c", "x", ("a", "b"))
-
-
-def test_pairs_of_radii():
-    for pair in ((0.2, 0.1), (0.2, 0.2), (0, 0), (0.2, None)):
-        check_eps_pair(*pair)
-    refused(ValueError, "eps_low=0.3 is larger than eps=0.2; it must be <= eps", check_eps_pair, 0.2, 0.3)
-    refused(ValueError, "eps=-1 is not allowed; it must be >= 0", check_eps_pair, -1, None)
-    refused(ValueError, "eps_low=-1 is not allowed; it must be >= 0", check_eps_pair, 1, -1)
 
 
 def test_clips():

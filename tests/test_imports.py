@@ -13,6 +13,7 @@ PACKAGE = Path(part_plugin.__file__).parent
 
 # In an order in which each module imports none but those before it.
 CORE = [
+    "deferred",
     "checks",
     "labels",
     "radius",
@@ -27,6 +28,7 @@ CORE = [
     "files",
     "network",
     "network.view",
+    "network.sharding",
     "network.memory",
     "network.replica",
     "network.checkpointing",

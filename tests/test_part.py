@@ -265,19 +265,6 @@ def test_a_model_that_returns_no_logits(batch):
         PART("at", burn_in=0, budget=FixedBudget(0.1)).loss(nn.Conv2d(1, 1, 1), *batch)
 
 
-def test_the_step_stays_on_the_device(digits_net, batch, monkeypatch):
-    """Neither numpy nor a copy to the CPU inside the loss of a batch."""
-
-    def forbidden(*args, **kwargs):
-        raise AssertionError("left the device")
-
-    part = PART("trades", burn_in=0, **SETTINGS)
-    part.budget(digits_net, *batch)
-    for name in ("cpu", "numpy", "tolist"):
-        monkeypatch.setattr(torch.Tensor, name, forbidden)
-    part.loss(digits_net, *batch)
-
-
 def test_distributed_data_parallel(digits_net, batch, tmp_path):
     """The attack runs on the module inside, the loss through the wrapper, whose gradients are those of one process."""
     expected = PART("trades", burn_in=0, seed=0, **SETTINGS).loss(digits_net, *batch)

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from part_plugin.radius import parse_radius, radius_text, warn_of_unusual
+from part_plugin.radius import check_eps_pair, parse_radius, radius_text, warn_of_unusual
 
 NAN, INF = float("nan"), float("inf")
 
@@ -80,3 +80,11 @@ def test_parse_radius_refuses(value):
 def test_parse_radius_refuses_other_types(value, kind):
     message = f"eps={value!r} is a {kind}; a number or text such as '8/255' is needed"
     refused(TypeError, message, parse_radius, "eps", value)
+
+
+def test_pairs_of_radii():
+    for pair in ((0.2, 0.1), (0.2, 0.2), (0, 0), (0.2, None)):
+        check_eps_pair(*pair)
+    refused(ValueError, "eps_low=0.3 is larger than eps=0.2; it must be <= eps", check_eps_pair, 0.2, 0.3)
+    refused(ValueError, "eps=-1 is not allowed; it must be >= 0", check_eps_pair, -1, None)
+    refused(ValueError, "eps_low=-1 is not allowed; it must be >= 0", check_eps_pair, 1, -1)

@@ -242,6 +242,22 @@ def test_sharded_networks(plain, batch, mesh):
             assert torch.equal(ours.to_local() if isinstance(ours, DTensor) else ours, theirs)
 
 
+@pytest.mark.parametrize("attack", ["pgd", "mma"])
+def test_sharded_networks_are_trained_after_an_attack(digits_net, batch, mesh, attack):
+    """What it runs last, a pass without gradients for "mma", leaves no weight behind that asks for none."""
+    model = fully_shard(copy.deepcopy(digits_net), mesh=mesh)
+    for net in (model, digits_net):
+        PART(burn_in=0, seed=0, attack=attack, **SETTINGS).loss(net, *batch).backward()
+    for ours, theirs in zip(model.parameters(), digits_net.parameters(), strict=True):
+        assert torch.equal(ours.grad.to_local(), theirs.grad)
+
+
+def test_sharded_weights_are_not_folded(digits_net, batch, mesh):
+    message = "fast='fold' does not go with weights that fully_shard has spread over ranks; leave it out"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        PART(burn_in=0, fast=("bfloat16", "fold")).loss(fully_shard(digits_net, mesh=mesh), *batch)
+
+
 SEQUENCE = (lambda net, x: nn.Sequential(Normalize(), torch.jit.script(net)), "1.features")
 CLOSED = {
     "scripted": (lambda net, x: torch.jit.script(net), "features"),

@@ -7,6 +7,10 @@ or faster. Only the two of a pair (AT and PART, TRADES and PART-T, MART and PART
 more than they do. All take turns, of a second or of one step where that takes longer (`timing.py` says how).
 Maps are timed as in training: before each comes a training pass, which is not timed. Memory is the peak of a fresh
 process, for maps that of the training pass as well. `--reference` takes a checkout of the published code.
+
+What a GPU wants, of loops (ART's trainers stay in float32), and how much of its matrix rate that reaches:
+
+    python benchmarks/speed/step.py --device cuda --width 64 --precision bfloat16 --channels-last --rate --only AT PART
 """
 
 import argparse
@@ -14,13 +18,14 @@ from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
+from matrix import matrix_rate, operations
 from published import Published
 from timing import Process, Turn, ratios, spread, take_turns, turn
 from workload import add_size, network_and_batch, parser, write
 
 EPS, EPS_LOW, ALPHA, STEPS = 8 / 255, 7 / 255, 2 / 255, 10
 WARM_UP, AT_LEAST = 2, 1.0  # turns, and seconds of a turn
-SETTINGS = ("width", "batch_size", "device", "threads", "repeats", "fast")
+SETTINGS = ("width", "batch_size", "device", "threads", "repeats", "fast", "precision", "channels_last")
 PAIRS = {"PART": "AT", "PART-T": "TRADES", "PART-M": "MART"}  # which share a process
 RATIOS = {  # name: (numerator, denominator, floor by counting operations)
     "PART/AT": ("PART", "AT", 24 / 23),
@@ -64,6 +69,10 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace):
         self.model, self.x, self.y = network_and_batch(options)
+        if options.channels_last:
+            self.model, self.x = (each.to(memory_format=torch.channels_last) for each in (self.model, self.x))
+        low = options.precision == "bfloat16"
+        self.autocast = partial(torch.autocast, self.x.device.type, torch.bfloat16, enabled=low)
         self.fast, self.path = options.fast, options.reference
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, momentum=0.9, weight_decay=2e-4)
         self.trainers = {}
@@ -76,14 +85,18 @@ class Bench:
 
     def train_on(self, x: torch.Tensor) -> None:
         """Train on images as they are."""
-        self.update(F.cross_entropy(self.model.train()(x), self.y))
+        with self.autocast():
+            loss = F.cross_entropy(self.model.train()(x), self.y)
+        self.update(loss)
 
     def step(self, objective: str, eps_low: float = EPS_LOW, **settings) -> None:
         """Train on the batch with PART; equal radii are the plain objective."""
         from part_plugin import PART
 
         settings |= {"eps": EPS, "eps_low": eps_low, "alpha": ALPHA, "steps": STEPS, "burn_in": 0, "seed": 0}
-        self.update(PART(objective, **settings).loss(self.model.train(), self.x, self.y))
+        with self.autocast():
+            loss = PART(objective, **settings).loss(self.model.train(), self.x, self.y)
+        self.update(loss)
 
     def training_pass(self) -> None:
         """Train on the batch as it is: what a step is besides attack and map."""
@@ -93,7 +106,9 @@ class Bench:
         """Train on the batch with torchattacks' PGD."""
         import torchattacks
 
-        self.train_on(torchattacks.PGD(self.model.train(), EPS, ALPHA, STEPS)(self.x, self.y))
+        with self.autocast():
+            adv = torchattacks.PGD(self.model.train(), EPS, ALPHA, STEPS)(self.x, self.y)
+        self.train_on(adv)
 
     def art_epoch(self, name: str) -> None:
         """Train for one epoch of one batch with one of ART's trainers, or of ours for ART."""
@@ -127,7 +142,7 @@ class Bench:
         from part_plugin.network.batching import in_parts
         from part_plugin.network.isolation import frozen
 
-        with frozen(self.model):
+        with frozen(self.model), self.autocast():
             in_parts(
                 lambda rows: class_activation_map(self.model, self.x[rows], target_layers=self.model.layer4),
                 self.model,
@@ -182,6 +197,16 @@ def peak(name: str, options: argparse.Namespace) -> float:
     return fresh.close()
 
 
+def rates(seconds: dict[str, list[float]], options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return how many operations each variant takes and makes a second, and those of the machine's matrix product."""
+    bench = Bench(options)
+    found = {"matrix product": {"rate": matrix_rate(bench.x.device, getattr(torch, options.precision))}}
+    for name, each in seconds.items():
+        count = operations(partial(VARIANTS[name], bench))
+        found[name] = {"operations": count, "rate": count / spread(each)["median"]}
+    return found
+
+
 def compared(seconds: dict[str, list[float]]) -> dict[str, dict[str, float | None]]:
     """Return median, smallest and largest of the ratios between variants that have run, and their floors."""
     return {
@@ -191,14 +216,24 @@ def compared(seconds: dict[str, list[float]]) -> dict[str, dict[str, float | Non
     }
 
 
-def main() -> None:
-    """Time all variants, print the tables, write the JSON."""
+def options_of(words: list[str] | None = None) -> argparse.Namespace:
+    """Return the options, those of the command line unless `words` are given."""
     made = parser(__doc__, repeats=5)
     add_size(made)
     made.add_argument("--fast", nargs="*", default=["fold"], help="options of the opt-in fast attack")
     made.add_argument("--reference", metavar="PATH", help="checkout of the published code")
+    made.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of loops (default: float32)"
+    )
+    made.add_argument("--channels-last", action="store_true", help="network and images lie channels-last")
+    made.add_argument("--rate", action="store_true", help="also the share of the machine's matrix rate")
     made.add_argument("--only", nargs="*", choices=list(VARIANTS), help="variants (default: all)")
-    options = made.parse_args()
+    return made.parse_args(words)
+
+
+def main() -> None:
+    """Time all variants, print the tables, write the JSON."""
+    options = options_of()
     names = [name for name in VARIANTS if name in (options.only or VARIANTS)]
     names = [name for name in names if options.reference or not name.endswith("reference")]
     seconds = times(names, options)
@@ -211,6 +246,8 @@ def main() -> None:
         "memory_mb": memory,
         "memory": {name: memory[RATIOS[name][0]] / memory[RATIOS[name][1]] for name in found},
     }
+    if options.rate:
+        result["rates"] = rates(seconds, options)
     print(markdown(result))
     write(result, options.json)
 
@@ -220,7 +257,8 @@ def markdown(result: dict) -> str:
     o = result["settings"]
     lines = [
         f"ResNet-18 of width {o['width']}, batch {o['batch_size']}, {o['device']}, {o['threads']} threads, torch "
-        f"{o['torch']}, PGD-{STEPS}, {o['repeats']} repetitions; fast = {', '.join(o['fast'])}",
+        f"{o['torch']}, PGD-{STEPS}, {o['repeats']} repetitions; fast = {', '.join(o['fast'])}; "
+        f"{o.get('precision', 'float32')}{', channels-last' if o.get('channels_last') else ''}",
         "",
         "| variant | median s | smallest | largest | peak MB |",
         "|---|---|---|---|---|",
@@ -231,6 +269,11 @@ def markdown(result: dict) -> str:
     for name, ratio in result["ratios"].items():
         floor = "" if ratio["floor"] is None else f"{ratio['floor']:.3f}"
         lines.append(f"| {name} | {_shown(ratio, 3)} | {floor} | {result['memory'][name]:.3f} |")
+    if "rates" in result:
+        lines += ["", "| variant | operations | a second | share of a matrix product's |", "|---|---|---|---|"]
+    for name, each in result.get("rates", {}).items():
+        share = each["rate"] / result["rates"]["matrix product"]["rate"]
+        lines.append(f"| {name} | {each.get('operations', 0):.4g} | {each['rate']:.3g} | {share:.1%} |")
     return "\n".join(lines)
 
 

@@ -54,7 +54,7 @@ class MinimumMargin:
     ):
         with torch.no_grad():
             logits = torch.cat(within_memory(lambda rows: logits_of(model, images[rows]), len(images)))
-        check_class_range(labels, logits.shape[1])
+        labels = check_class_range(labels, logits.shape[1])
         if logits.shape[1] < 2:
             raise ValueError("the model has 1 class; a margin is between at least 2")
         copies = min(check_count("targets", targets), logits.shape[1] - 1)

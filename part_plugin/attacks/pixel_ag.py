@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..checks import Clip
+from ..deferred import check_values, moved
 from .projection import project
 
 logger = logging.getLogger(__name__)
@@ -75,13 +77,15 @@ class GradientCount:
         """Count the samples of a gradient (N, C, H, W)."""
         largest = gradient.flatten(1).abs().amax(1)
         self.samples += len(gradient)
-        self._missing = self._missing.to(gradient.device) + (~(largest > 0) | largest.isinf()).sum()
-        if self.samples >= self._look_at:  # a GPU is waited for, at ever longer intervals
-            few = self.missing <= WARN_ABOVE * self.samples
-            self._look_at = 2 * self.samples if few else math.inf
-            if not few:
-                share = 100 * self.missing / self.samples
-                logger.warning("%.0f%% of the samples gave the attack no gradient to follow", share)
+        self._missing = moved(self._missing, gradient) + (~(largest > 0) | largest.isinf()).sum()
+        if self.samples >= self._look_at:  # at ever longer intervals
+            self._look_at = 2 * self.samples
+            check_values(self._missing, partial(self._look, self.samples))
+
+    def _look(self, samples: int, missing: int) -> None:
+        if missing > WARN_ABOVE * samples and self._look_at < math.inf:
+            self._look_at = math.inf
+            logger.warning("%.0f%% of the samples gave the attack no gradient to follow", 100 * missing / samples)
 
     @property
     def missing(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .batching import rows_at_once
 from .fold import Pair, foldable_pairs, folded, folded_weights
 from .memory import Memory
+from .sharding import is_sharded
 from .view import ModelView, logits_of, network_of
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,12 @@ def accelerated(model: nn.Module, images: Tensor, fast: Sequence[str]) -> Iterat
         model: the network.
         images: those that are to be attacked, (N, C, H, W).
         fast: options of `FAST`.
+
+    Raises:
+        ValueError: "fold" for weights that are sharded.
     """
+    if "fold" in fast and is_sharded(model):
+        raise ValueError("fast='fold' does not go with weights that fully_shard has spread over ranks; leave it out")
     with ExitStack() as stack:
         pairs = foldable_pairs(model, images) if "fold" in fast else []
         compiled = _compiled_copy(model, images, pairs) if "compile" in fast else None

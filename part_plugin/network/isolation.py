@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .checkpointing import not_reentrant
 from .memory import original_of
 from .replica import is_separable, laid_out, replicate
+from .sharding import resharded
 from .uncompiled import uncompiled
 from .view import ModelView, is_compiled, network_of, without_replicas
 
@@ -52,7 +53,7 @@ def isolated(
             if replica is None:
                 scripted = isinstance(model, torch.jit.ScriptModule)  # takes no hooks, so what is around it does
                 plain = nullcontext() if compiled else uncompiled()
-                with eval_mode(model), frozen(model) if channels_last else nullcontext(), plain:
+                with resharded(model), eval_mode(model), frozen(model) if channels_last else nullcontext(), plain:
                     yield ModelView(model) if scripted else model
                 return
         with torch.inference_mode(False), torch.enable_grad():

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from .memory import Memory, form_of, mark_replica
+from .sharding import is_sharded
 from .view import compiled_from
 
 _OWN = frozenset(vars(nn.Module()))  # what every module has of its own: hooks, submodules, modes
@@ -69,7 +70,7 @@ def is_separable(network: nn.Module, run: Callable[[nn.Module], Any]) -> bool:
         network: the network, which nobody changes meanwhile.
         run: makes one forward pass through a replica.
     """
-    if any(isinstance(module, torch.jit.ScriptModule) or hasattr(module, "unshard") for module in network.modules()):
+    if is_sharded(network) or any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         return False
     return _separable.recall(network, None, lambda: not _calls_into(network, run))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -66,15 +66,22 @@ def logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
 
 
 def without_replicas(model: nn.Module) -> nn.Module:
-    """Return the module inside DataParallel or DistributedDataParallel, or `model` itself.
+    """Return the module inside DataParallel, DistributedDataParallel or what Fabric's `setup` returns, or `model`.
 
     An attack through the wrapper would broadcast buffers at every step.
     """
     if isinstance(model, ModelView):
         return ModelView(without_replicas(model.module), model.preprocess)
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
+    while (inside := _inside(model)) is not None:
+        model = inside
     return model
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return cast("nn.Module", model.module)
+    inside = getattr(model, "_original_module", None)  # of Fabric's, beside `_forward_module` with its strategy
+    return inside if isinstance(inside, nn.Module) and hasattr(model, "_forward_module") else None
 
 
 def is_compiled(model: nn.Module) -> bool:

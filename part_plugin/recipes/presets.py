@@ -8,10 +8,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checks import check_choice, check_count, check_eps_pair, check_number, check_seed
+from ..checks import check_choice, check_count, check_number, check_seed
 from ..map_sources import check_cam
 from ..network.fast import check_fast
-from ..radius import parse_radius, warn_of_unusual
+from ..radius import check_eps_pair, parse_radius, warn_of_unusual
 from .datasets import DATASETS
 
 _RADII = ("eps", "eps_low", "alpha")

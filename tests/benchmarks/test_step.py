@@ -8,6 +8,7 @@ import scaling
 import speedups
 import step
 import timing
+import torch
 
 RESULTS = Path(step.__file__).parents[1] / "results"
 
@@ -31,6 +32,38 @@ def test_steps_are_timed_side_by_side(tmp_path, monkeypatch, capsys):
     assert 50 < found["memory_mb"]["PART"] < 10_000
     assert found["memory"]["PART/AT"] == found["memory_mb"]["PART"] / found["memory_mb"]["AT"]
     assert "| PART/AT |" in capsys.readouterr().out
+
+
+def test_what_a_gpu_wants_and_how_much_of_its_rate_that_is(tmp_path, monkeypatch, capsys):
+    """The operations are those that can be counted by hand: a step of AT is 23 passes and one of PART 24."""
+    options = "--width 4 --batch-size 8 --repeats 1 --rate --precision bfloat16 --channels-last"
+    found = main(step, f"{options} --only AT PART maps", tmp_path / "step.json", monkeypatch)
+    assert found["settings"]["precision"] == "bfloat16"
+    rates = found["rates"]
+    assert list(rates) == ["matrix product", "AT", "PART", "maps"]
+    assert rates["PART"]["operations"] / rates["AT"]["operations"] == pytest.approx(24 / 23, rel=1e-3)
+    assert rates["maps"]["operations"] == pytest.approx(rates["AT"]["operations"] / 23, rel=0.02)
+    for name in ("AT", "PART", "maps"):
+        assert rates[name]["rate"] == pytest.approx(rates[name]["operations"] / found["seconds"][name][0])
+        assert 0 < rates[name]["rate"] < rates["matrix product"]["rate"]
+    printed = capsys.readouterr().out
+    assert "; bfloat16, channels-last\n" in printed
+    assert "| matrix product | 0 | " in printed
+
+
+def test_the_whole_step_is_in_that_precision():
+    """And the network lies so, as do the images; without the options nothing is so."""
+    for words, dtype, lies in (
+        ([], torch.float32, False),
+        (["--precision", "bfloat16", "--channels-last"], torch.bfloat16, True),
+    ):
+        seen = []
+        bench = step.Bench(step.options_of(["--width", "4", "--batch-size", "4", "--threads", "1", *words]))
+        bench.model.linear.register_forward_hook(lambda layer, taken, given, seen=seen: seen.append(given.dtype))
+        bench.step("at")
+        assert set(seen) == {dtype}  # in the attack as well, whose replica has the hook
+        for each in (bench.x, bench.model.layer1[0].conv1.weight):
+            assert each.is_contiguous(memory_format=torch.channels_last) == lies
 
 
 @pytest.mark.parametrize("name", ["step-w16-b128", "step-w64-b32"])

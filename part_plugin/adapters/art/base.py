@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ...budget import Budget, set_radius
-from ...checks import Clip, check_eps_pair
+from ...checks import Clip
 from ...labels import classes_of, labels_of
 from ...mismatch import explained
 from ...network.isolation import isolated
 from ...network.view import logits_of
 from ...pixel_budget import make_budget
+from ...radius import check_eps_pair
 from .classifier import classifier_clip, classifier_view
 from .data import images_of
 from .settings import all_or_nothing

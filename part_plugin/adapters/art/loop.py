@@ -21,8 +21,8 @@ from ...files import append_line
 from ...labels import classes_of
 from ...network.isolation import gradients_kept
 from ...network.view import logits_of
-from ...objectives import AT
-from ...part import PART, Outputs
+from ...objectives import AT, Outputs
+from ...part import PART
 from .batches import ArrayBatches, Batch, GeneratorBatches
 from .classifier import classifier_criterion, classifier_view, preprocessed_to_fit
 from .lifted import LiftedPART
@@ -112,6 +112,8 @@ class TrainingLoop:
             if not bar.disable and bar.n % 10 == 0:  # to read the numbers a GPU must be waited for
                 bar.set_postfix(shown(self.progress.history) | tally.shown())
             bar.update()
+        for part in self.progress.parts:
+            part.deferred.make()  # the record waits for the device anyway
         return {"epoch": epoch, "lr": classifier.optimizer.param_groups[0]["lr"]} | tally.record()
 
     def _attacked(self, part: PART, view: nn.Module, x: Tensor, y: Tensor, index: Tensor | None) -> Tensor:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...part import PART, Outputs
+from ...objectives import Outputs
+from ...part import PART
 
 
 class Tally:

@@ -5,7 +5,7 @@ import torch
 
 from part_plugin import PART, FixedBudget, PixelBudget
 from part_plugin.adapters.art.tally import Tally
-from part_plugin.part import Outputs
+from part_plugin.objectives import Outputs
 
 
 def outputs(loss, adv, natural=None):
