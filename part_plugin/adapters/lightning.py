@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..budget import FixedBudget
 from ..labels import classes_of, labels_of
-from ..part import PART, Outputs
+from ..objectives import Outputs
+from ..part import PART
 
 Batch = tuple[Tensor, ...] | list[Tensor]
 
