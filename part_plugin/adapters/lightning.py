@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from ..budget import FixedBudget
-from ..labels import classes_of, labels_of
 from ..objectives import Outputs
 from ..part import PART
 
@@ -58,6 +57,10 @@ class PARTCallback(Callback):
         self.part.step = trainer.fit_loop.epoch_loop.total_batch_idx
         if self.part.schedule.mask_every > 1 and self.part.masks_due():
             self._remember(getattr(pl_module, "network", pl_module), trainer, pl_module.device)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what was noted in the last steps; `trainer` and `pl_module` are not asked."""
+        self.part.deferred.make()
 
     def _remember(self, network: nn.Module, trainer: Trainer, device: torch.device) -> None:
         """Make the masks of this rank's share of the samples, and give them to all ranks."""
@@ -146,6 +149,15 @@ class PARTModule(LightningModule):
         optimizer = self.optimizer(self.network.parameters())
         return optimizer if self.schedule is None else ([optimizer], [self.schedule(optimizer)])
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Return a `batch` on the `device`, but for the numbers of samples, which are waited for there.
+
+        `dataloader_idx` is Lightning's to know.
+        """
+        x, y, *more = batch
+        moved = super().transfer_batch_to_device((x, y, *more[1:]), device, dataloader_idx)
+        return *moved[:2], *more[:1], *moved[2:]
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a `batch`, the `batch_idx`-th of its epoch."""
         outputs, right = self.outputs(*batch)
@@ -161,7 +173,7 @@ class PARTModule(LightningModule):
         """
         adv = self.part.perturb(self.network, x, y, *more)
         outputs = self.part.training_pass(self.network, x, adv, y)
-        return outputs, (outputs.adv_logits.argmax(1) == classes_of(labels_of(y, len(x)))).float()
+        return outputs, (outputs.adv_logits.argmax(1) == _classes(y, len(x))).float()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log natural and PGD-10 accuracy of a `batch`; its random start is that of its number `batch_idx`."""
@@ -170,5 +182,10 @@ class PARTModule(LightningModule):
         attack = PART(budget=everywhere, alpha=self.part.alpha, burn_in=0, clip=self.part.clip, seed=0)
         attack.step = batch_idx
         for name, images in (("val_natural", x), ("val_pgd10", attack.perturb(self.network, x, y))):
-            right = (self.network(images).argmax(1) == classes_of(labels_of(y, len(x)))).float().mean()
+            right = (self.network(images).argmax(1) == _classes(y, len(x))).float().mean()
             self.log(name, right, batch_size=len(x), prog_bar=True, sync_dist=True)
+
+
+def _classes(labels: Tensor, n: int) -> Tensor:
+    """Return class indices (n,) of labels that were checked; to check them again would be to wait for them."""
+    return labels.flatten() if labels.numel() == n else labels.argmax(1)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..adapters.lightning import PARTCallback, PARTModule
 from ..attacks.projection import seeded_generator
+from ..deferred import moved
 from .augmentation import Moves
 from .loader import ResumableBatches, ResumableLoader
 from .samples import Batch, InMemory, Numbered, collated, numbers_of, whole
@@ -95,7 +96,7 @@ class Run(PARTModule):
         images, labels, index = batch
         masks = None
         if self.part.schedule.mask_every > 1:
-            masks = self.part.masks_of(index, images.shape[2:]).to(images.device)
+            masks = moved(self.part.masks_of(index, images.shape[2:]), images)
         if self.moves is not None:
             generator = seeded_generator(images.device, self.part.seed or 0, self.part.step, _MOVES)
             images, masks = self.moves(images, masks, generator)
