@@ -101,7 +101,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("arguments", "step"), [(TRAIN, 7), (EVALUATE, 17)], ids=["train", "evaluate"])
+@pytest.mark.parametrize(("arguments", "step"), [(TRAIN, 11), (EVALUATE, 17)], ids=["train", "evaluate"])
 def test_killed_before_any_file_operation_and_given_again(tmp_path, trained, arguments, step):
     """Before every so many operations; before all of them with step = 1."""
     start = tmp_path / "start"

@@ -60,6 +60,7 @@ def test_two_ranks_are_one_process_with_averaged_gradients(two_ranks, way, monke
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.slow
 def test_three_ranks_are_one_process_but_for_rounding(tmp_path, monkeypatch):
     found = launched("torchrun", tmp_path, 3, ["ddp/at"])
     for broadcast, close in (("pass", True), ("step", False)):
@@ -81,7 +82,7 @@ def test_a_rank_without_new_samples_is_not_waited_for(two_ranks):
             assert torch.equal(part.masks.get(index, x.shape[2:]), expected)
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "spawn", "fabric"])
+@pytest.mark.parametrize("launcher", ["torchrun", "spawn", pytest.param("fabric", marks=pytest.mark.slow)])
 def test_every_launcher_gives_ranks_starts_of_their_own(two_ranks, tmp_path, launcher):
     """Fabric's is Lightning's as well; there is more on that in test_lightning.py."""
     found = two_ranks if launcher == "torchrun" else launched(launcher, tmp_path)

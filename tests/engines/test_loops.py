@@ -11,7 +11,9 @@ import pytest
 LOOPS = Path(__file__).parents[2] / "examples" / "engines"
 
 
-@pytest.mark.parametrize("engine", ["ddp", "accelerate", "fabric"])
+@pytest.mark.parametrize(
+    "engine", ["ddp", *(pytest.param(one, marks=pytest.mark.slow) for one in ("accelerate", "fabric"))]
+)
 def test_two_ranks_train(engine, tmp_path):
     torchrun = [] if engine == "fabric" else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, *torchrun, LOOPS / f"{engine}_loop.py"]

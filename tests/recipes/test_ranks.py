@@ -13,9 +13,9 @@ import torch
 
 from part_plugin import load_checkpoint
 
-COMMAND = [str(Path(sys.executable).with_name("part-plugin")), "train", "a.pt", "--preset", "digits", "--n", "96"]
+COMMAND = [str(Path(sys.executable).with_name("part-plugin")), "train", "a.pt", "--preset", "digits", "--n", "64"]
 COMMAND += ["--devices", "2", "--keep-every", "1", "--augment", "--held-out", "0.1"]
-for setting in ("epochs=3", "burn_in=1", "milestones=[2]", "steps=2", "mask_every=2", "batch_size=16"):
+for setting in ("epochs=2", "burn_in=0", "milestones=[1]", "steps=2", "mask_every=2", "batch_size=16"):
     COMMAND += ["--set", setting]
 ALONE = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
 
