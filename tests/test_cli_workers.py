@@ -37,6 +37,7 @@ def flags(folder):
     return {row.name: row.correct.tolist() for row in Evaluation.load(folder / "net.json").results}
 
 
+@pytest.mark.slow
 def test_many_processes_find_what_one_does(checkpoint, tmp_path):
     alone = run([], checkpoint, tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr

@@ -182,16 +182,18 @@ class _Training:
     def _refuse(self, done: int) -> None:
         """Raise if there is nothing to do for a checkpoint that is there, of a training of which epochs are `done`.
 
+        It is written at the end, so that one of as many epochs as are asked for has ended, by its patience perhaps.
+
         Raises:
-            FileExistsError: it has all epochs, or it is another's.
+            FileExistsError: it has ended, or it is another's.
         """
-        if done >= self.settings.epochs:
-            self.files.refuse_a_checkpoint(
-                f"it has all of epochs={self.settings.epochs}: set more to go on, or choose another name or remove it"
-            )
-        theirs, more = load_checkpoint(self.files.checkpoint)[1]["training"], ("epochs", "which", "epoch")
-        if any(theirs.get(name) != value for name, value in self.about.items() if name not in more):
+        theirs, epochs = load_checkpoint(self.files.checkpoint)[1]["training"], self.settings.epochs
+        if any(theirs.get(name) != value for name, value in self.about.items() if name != "epochs"):
             self.files.refuse_a_checkpoint()
+        if done >= epochs or theirs["epochs"] == epochs:
+            self.files.refuse_a_checkpoint(
+                f"its training with epochs={epochs} has ended: set more to go on, or choose another name or remove it"
+            )
 
     def fit(
         self,

@@ -82,7 +82,9 @@ def test_a_rank_without_new_samples_is_not_waited_for(two_ranks):
             assert torch.equal(part.masks.get(index, x.shape[2:]), expected)
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "spawn", pytest.param("fabric", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "launcher", ["torchrun", *(pytest.param(one, marks=pytest.mark.slow) for one in ("spawn", "fabric"))]
+)
 def test_every_launcher_gives_ranks_starts_of_their_own(two_ranks, tmp_path, launcher):
     """Fabric's is Lightning's as well; there is more on that in test_lightning.py."""
     found = two_ranks if launcher == "torchrun" else launched(launcher, tmp_path)

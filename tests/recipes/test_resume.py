@@ -259,8 +259,8 @@ def test_more_epochs_are_those_of_a_longer_training(tmp_path, run):
     with pytest.raises(FileExistsError) as caught:
         train(preset("digits", **SETTINGS | {"epochs": 2}), dataset, path, verbose=False)
     assert str(caught.value) == (
-        f"checkpoint '{path}' exists already; it has all of epochs=2: set more to go on, or choose another name or "
-        "remove it"
+        f"checkpoint '{path}' exists already; its training with epochs=2 has ended: set more to go on, or choose "
+        "another name or remove it"
     )
     train(preset("digits", **SETTINGS | {"seed": 1, "epochs": 2}), dataset, tmp_path / "other.pt", verbose=False)
     path.write_bytes((tmp_path / "other.pt").read_bytes())
@@ -312,3 +312,22 @@ def test_in_the_middle_of_an_epoch(tmp_path, run, monkeypatch):
         assert (tmp_path / f"{at}.best.pt").read_bytes() == (tmp_path / "whole.best.pt").read_bytes()
         at += 1
     assert at > 8
+
+
+def test_patience_ends_a_training(tmp_path, run, monkeypatch):
+    """After so many epochs without a better one; its end is an end, until there are more epochs."""
+    accuracies = iter([0.1, 0.3, 0.3, 0.2, 0.9])
+    seen = Records.on_train_epoch_end
+
+    def told(records, trainer, module):
+        trainer.callback_metrics["val_pgd10"] = torch.tensor(next(accuracies))
+        seen(records, trainer, module)
+
+    monkeypatch.setattr(Records, "on_train_epoch_end", told)
+    settings, options = SETTINGS | {"epochs": 9}, {"held_out": 0.3, "patience": 2, "verbose": False}
+    train(preset("digits", **settings), run[0], tmp_path / "a.pt", **options)
+    assert next(accuracies) == 0.9
+    assert load_checkpoint(tmp_path / "a.pt")[1]["training"]["epoch"] == 4
+    assert load_checkpoint(tmp_path / "a.best.pt")[1]["training"]["epoch"] == 2
+    with pytest.raises(FileExistsError, match="its training with epochs=9 has ended: set more to go on"):
+        train(preset("digits", **settings), run[0], tmp_path / "a.pt", **options)
