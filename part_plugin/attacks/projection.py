@@ -69,8 +69,12 @@ def seeded_generator(device: torch.device, seed: int, step: int, *use: int) -> t
         step: number of the batch.
         *use: numbers that tell it from that of another use in the same step.
     """
-    key = np.random.SeedSequence((seed, _rank(), step, *use))
-    return torch.Generator(device).manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator(device).manual_seed(seed_of(seed, _rank(), step, *use))
+
+
+def seed_of(*numbers: int) -> int:
+    """Return a seed for torch that `numbers` determine, unlike those of any others."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _rank() -> int:

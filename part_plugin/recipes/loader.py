@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
+
+from ..attacks.projection import seed_of
 
 
 class ResumableBatches(Sampler[list[int]]):
@@ -48,8 +49,8 @@ class ResumableBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:  # a generator, so that the epoch is that of the first batch
         start, self.start = self.start, 0
-        key = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0] >> 1)
-        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(key))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
+        order = torch.randperm(self.samples, generator=generator)
         order = torch.cat([order, order.repeat(self.parts)[: -self.samples % self.parts]])
         world = self.parts // self.accumulate
         for number in range(start, len(self)):

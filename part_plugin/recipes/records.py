@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 from tqdm.auto import tqdm
+
+from ..attacks.projection import seed_of
 
 
 class Records(Callback):
@@ -40,8 +41,7 @@ class Records(Callback):
         """Seed torch by seed, rank and step, which `trainer` knows; the rest is not asked."""
         self.lr = trainer.optimizers[0].param_groups[0]["lr"]
         step = trainer.fit_loop.epoch_loop.total_batch_idx
-        key = np.random.SeedSequence((self.seed, trainer.global_rank, step, 2))
-        torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(seed_of(self.seed, trainer.global_rank, step, 2))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Add up `outputs`, what the training step returned; `pl_module`, `batch` and `batch_idx` are not asked."""

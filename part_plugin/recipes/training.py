@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from ..attacks.projection import seed_of
 from ..budget import Budget
 from ..checks import check_count, check_number
 from ..files import StrPath, write_text
@@ -290,5 +290,5 @@ def reserved(files: Destination) -> Iterator[Destination]:
 def _everything_seeded(seed: int) -> Iterator[None]:
     """Seed torch's global generators from a number, and put them back as they were."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(int(np.random.SeedSequence((seed,)).generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(seed_of(seed))
         yield
